@@ -1,0 +1,3 @@
+//! Outbox Bridge: committed rows of a MySQL outbox table become JetStream messages, exactly once and in commit order.
+
+pub mod source;
