@@ -1,0 +1,151 @@
+//! Names of the headers, and how values from data are made safe for them.
+//!
+//! Sources: [CloudEvents NATS binding](https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/nats-protocol-binding.md),
+//! [CloudEvents HTTP binding, header values](https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/http-protocol-binding.md),
+//! [NATS headers, ADR-4](https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-4.md).
+
+use std::borrow::Cow;
+
+use crate::subject::push_escaped;
+
+/// The event id, for JetStream's own deduplication.
+pub const MESSAGE_ID: &str = "Nats-Msg-Id";
+/// The sequence that the stream must end with for a message to be stored.
+pub const EXPECTED_LAST_SEQUENCE: &str = "Nats-Expected-Last-Sequence";
+/// Where the row stood in the log: a [`Position`](crate::Position).
+pub const POSITION: &str = "Outbox-Position";
+/// The event id.
+pub const CE_ID: &str = "ce-id";
+/// The version of CloudEvents, always [`CE_SPECVERSION_VALUE`].
+pub const CE_SPECVERSION: &str = "ce-specversion";
+/// The value of [`CE_SPECVERSION`].
+pub const CE_SPECVERSION_VALUE: &str = "1.0";
+/// Where the event comes from: `//<server>/<schema>.<table>`, or as configured.
+pub const CE_SOURCE: &str = "ce-source";
+/// The event type.
+pub const CE_TYPE: &str = "ce-type";
+/// The aggregate id.
+pub const CE_SUBJECT: &str = "ce-subject";
+/// When the transaction was committed, RFC 3339 in UTC with microseconds.
+pub const CE_TIME: &str = "ce-time";
+/// The ordering key, by default the aggregate id.
+pub const CE_PARTITION_KEY: &str = "ce-partitionkey";
+/// The media type of the body.
+pub const CONTENT_TYPE: &str = "content-type";
+/// The content type of rows that name none.
+pub const CONTENT_TYPE_JSON: &str = "application/json";
+/// Put before the name of an application's header that would otherwise mean something to NATS, to CloudEvents or to the
+/// bridge.
+pub const APPLICATION_PREFIX: &str = "Outbox-App-";
+
+/// Makes `value` fit for an attribute header, as the CloudEvents HTTP binding has it: everything but printable ASCII is
+/// percent-encoded, and so are the space, `"` and `%`. Decoding gives the value back.
+#[must_use]
+pub fn encode_value(value: &str) -> Cow<'_, str> {
+    encode(value, |byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'%'))
+}
+
+/// Makes the value of an application's own header fit for a header line: control characters are percent-encoded,
+/// everything else stays as the application wrote it.
+#[must_use]
+pub fn encode_application_value(value: &str) -> Cow<'_, str> {
+    encode(value, |byte| !byte.is_ascii_control())
+}
+
+/// The header name under which an application's header `name` travels.
+///
+/// Names that mean something to NATS (`Nats-…`), to CloudEvents (`ce-…`, `content-type`) or to the bridge (`Outbox-…`),
+/// in whatever case, get [`APPLICATION_PREFIX`]: nothing is lost, and nothing that a row says can steer the server or
+/// forge the envelope. Bytes that a header name cannot hold are percent-encoded; `None` if the name is empty.
+///
+/// ```
+/// use outbox_event::header::application_name;
+/// assert_eq!(application_name("traceparent").as_deref(), Some("traceparent"));
+/// assert_eq!(application_name("nats-msg-id").as_deref(), Some("Outbox-App-nats-msg-id"));
+/// assert_eq!(application_name("a: b").as_deref(), Some("a%3A%20b"));
+/// ```
+#[must_use]
+pub fn application_name(name: &str) -> Option<Cow<'_, str>> {
+    if name.is_empty() {
+        return None;
+    }
+    let encoded = encode(name, |byte| byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte));
+    let lower = encoded.to_ascii_lowercase();
+    let reserved =
+        ["nats-", "ce-", "outbox-", "status", "description"].iter().any(|prefix| lower.starts_with(prefix))
+            || lower == CONTENT_TYPE;
+    Some(if reserved { Cow::Owned(format!("{APPLICATION_PREFIX}{encoded}")) } else { encoded })
+}
+
+fn encode(value: &str, plain: impl Fn(u8) -> bool) -> Cow<'_, str> {
+    if value.bytes().all(&plain) {
+        return Cow::Borrowed(value);
+    }
+    let mut out = String::with_capacity(value.len() + 16);
+    for character in value.chars() {
+        let mut buffer = [0; 4];
+        let encoded = character.encode_utf8(&mut buffer);
+        if encoded.bytes().all(&plain) {
+            out.push(character);
+        } else {
+            encoded.bytes().for_each(|byte| push_escaped(byte, &mut out));
+        }
+    }
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn attribute_values() {
+        for (value, expected) in [
+            ("plain", "plain"),
+            ("a b", "a%20b"),
+            ("50%", "50%25"),
+            ("\r\nce-id: x", "%0D%0Ace-id:%20x"),
+            ("é", "%C3%A9"),
+        ] {
+            assert_eq!(encode_value(value), expected);
+        }
+    }
+
+    #[test]
+    fn names_that_steer_are_prefixed() {
+        for name in [
+            "Nats-Expected-Last-Sequence",
+            "nats-rollup",
+            "NATS-TTL",
+            "ce-id",
+            "Ce-Type",
+            "Content-Type",
+            "outbox-position",
+            "Outbox-App-x",
+            "Status",
+        ] {
+            let travels = application_name(name);
+            assert_eq!(travels.as_deref(), Some(format!("Outbox-App-{name}").as_str()));
+        }
+        assert_eq!(application_name(""), None);
+        assert_eq!(application_name("tracestate").as_deref(), Some("tracestate"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_breaks_a_line(value in "(\\PC|[\\r\\n\\t\\x00])*") {
+            for encoded in [encode_value(&value), encode_application_value(&value)] {
+                prop_assert!(!encoded.bytes().any(|byte| byte.is_ascii_control()));
+            }
+        }
+
+        #[test]
+        fn names_are_header_names(name in "(\\PC|[\\r\\n: ])+") {
+            let travels = application_name(&name).unwrap_or_default();
+            prop_assert!(!travels.is_empty());
+            prop_assert!(travels.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':'));
+        }
+    }
+}
