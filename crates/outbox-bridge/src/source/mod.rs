@@ -1,5 +1,7 @@
 //! Where events come from: one replication connection to MySQL or MariaDB.
 
 mod raw;
+mod stream;
 
 pub use raw::{EventHeader, HEADER_SIZE, RawEvent};
+pub use stream::{Batch, Source, SourceError};

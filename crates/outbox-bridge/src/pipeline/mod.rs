@@ -1,0 +1,545 @@
+//! The loop that owns the state: source to writers, and the checkpoint behind them.
+//!
+//! Start-up and recovery are one path. Every run loads the checkpoint, reads each stream's last message, decides from
+//! both where to go on ([`plan`]), claims the checkpoint, and only then reads and publishes. Whatever goes wrong beyond
+//! what a writer or the reader mends by itself ends the run, and the next one begins so again.
+//!
+//! A checkpoint covers a point of the log only when every message routed up to that point is stored.
+
+pub mod plan;
+mod reader;
+
+use std::{collections::BTreeMap, collections::VecDeque, future::Future, time::SystemTime};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Duration, Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::plan::{Plan, PlanError, StreamState};
+use crate::{
+    backoff::Backoff,
+    checkpoint::{Checkpoint, CheckpointError, Checkpoints, FORMAT_VERSION, LogPoint, StreamPoint},
+    metrics,
+    publish::{Message, Mode, Stop, Stored, Wire, WireError, Writer, WriterOptions},
+    source::{Batch, Source, SourceError as _},
+    status::{Component, Status},
+};
+
+/// What makes the wires to the streams.
+pub trait Wires: Send {
+    /// The wire to one stream.
+    type Wire: Wire + 'static;
+
+    /// A new wire to `stream` and the mode in which to publish to it.
+    ///
+    /// # Errors
+    ///
+    /// If the stream cannot be reached or cannot be written to by a bridge.
+    fn wire(&mut self, stream: &str) -> impl Future<Output = Result<(Self::Wire, Mode), WireError>> + Send;
+}
+
+/// Settings of the pipeline.
+#[derive(Debug, Clone)]
+pub struct PipelineOptions {
+    /// The process, as it signs checkpoints.
+    pub instance: String,
+    /// The checkpoint's name, for messages.
+    pub checkpoint_key: String,
+    /// How often the checkpoint is written.
+    pub checkpoint_interval: Duration,
+    /// Whether a stream without a past may begin at the configured start while others have one.
+    pub start_is_explicit: bool,
+    /// The streams in the order of the indices that the source uses.
+    pub streams: Vec<String>,
+    /// Limits and times of the writers; `stream` and `mode` are set for each.
+    pub writer: WriterOptions,
+    /// How long a shutdown may take.
+    pub shutdown_deadline: Duration,
+    /// Seeds the jitter of waits.
+    pub seed: u64,
+}
+
+/// Why the pipeline ended for good.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PipelineError<E: std::error::Error + 'static> {
+    /// The source.
+    #[error("cannot go on reading the source")]
+    Source(#[source] E),
+    /// A stream.
+    #[error(transparent)]
+    Writer(#[from] Stop),
+    /// A stream before its writer ran.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// Checkpoint and streams do not fit.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The checkpoint.
+    #[error(transparent)]
+    Checkpoint(CheckpointError),
+    /// Another bridge with the same name has started.
+    #[error(
+        "another bridge has taken over the checkpoint (instance {by}); this one stops: let only one bridge of a name run, or give \
+         each its own `name` and streams"
+    )]
+    #[expect(missing_docs, reason = "the field is what the message says")]
+    TakenOver { by: String },
+    /// Not everything was stored before the shutdown's deadline; the next start goes on there.
+    #[error("not everything that was read could be stored before the shutdown's deadline; the next start goes on there")]
+    Deadline,
+}
+
+/// Why one run ended without an error for good.
+enum End {
+    Shutdown,
+    Again(Stop),
+}
+
+/// One writer as the loop sees it.
+struct Lane {
+    input: mpsc::Sender<Vec<Message>>,
+    stored: watch::Receiver<Stored>,
+    routed: u64,
+}
+
+/// A point that may be checkpointed once each lane has done as much as was routed to it then.
+struct Snapshot {
+    point: LogPoint,
+    routed: Vec<u64>,
+}
+
+/// Lists of messages that a lane may have waiting besides what its writer holds.
+const LANE_CAPACITY: usize = 2;
+
+/// The pipeline; see the module.
+#[derive(Debug)]
+pub struct Pipeline<S, W, C> {
+    source: S,
+    wires: W,
+    checkpoints: C,
+    options: PipelineOptions,
+    status: Status,
+    /// The checkpoint as this instance wrote it last, and its revision.
+    revision: Option<u64>,
+    saved: Option<(LogPoint, Instant)>,
+}
+
+type Failure<S> = PipelineError<<S as Source>::Error>;
+
+impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
+    /// A pipeline from `source` to the streams of `wires`.
+    pub fn new(source: S, wires: W, checkpoints: C, options: PipelineOptions, status: Status) -> Self {
+        Self { source, wires, checkpoints, options, status, revision: None, saved: None }
+    }
+
+    /// Runs until `shutdown`, then drains.
+    ///
+    /// # Errors
+    ///
+    /// See [`PipelineError`]: what trying again cannot mend.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Failure<S>> {
+        let mut backoff = self.backoff(1);
+        loop {
+            match self.run_once(&shutdown).await? {
+                End::Shutdown => return Ok(()),
+                End::Again(stop) => {
+                    let wait = backoff.next();
+                    tracing::error!(error = crate::report(&stop), retry_in = ?wait, "starting anew from what the stream holds");
+                    tokio::select! {
+                        biased;
+                        () = shutdown.cancelled() => return Ok(()),
+                        () = tokio::time::sleep(wait) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn backoff(&self, purpose: u64) -> Backoff {
+        let writer = &self.options.writer;
+        Backoff::new(writer.retry_initial, writer.retry_max, self.options.seed.wrapping_add(purpose))
+    }
+
+    async fn run_once(&mut self, shutdown: &CancellationToken) -> Result<End, Failure<S>> {
+        let prepared = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(End::Shutdown),
+            prepared = self.prepare() => prepared?,
+        };
+        let (plan, wires) = prepared;
+        for (stream, sequence) in &plan.refilled {
+            tracing::error!(stream, sequence, "the stream lost messages that it had acknowledged; refilling it from the log");
+            metrics::refill(stream);
+        }
+
+        let mut writers = JoinSet::new();
+        let mut lanes = Vec::with_capacity(plan.chains.len());
+        for (index, ((wire, mode), chain)) in wires.into_iter().zip(plan.chains).enumerate() {
+            let stream = self.options.streams.get(index).cloned().unwrap_or_default();
+            let (input, messages) = mpsc::channel(LANE_CAPACITY);
+            let (sequence, position) = chain.known();
+            let (report, stored) =
+                watch::channel(Stored { sequence, position: position.cloned(), ..Stored::default() });
+            let options = WriterOptions {
+                stream,
+                mode,
+                seed: self.options.seed.wrapping_add(100 + index as u64),
+                ..self.options.writer.clone()
+            };
+            writers.spawn(Writer::new(wire, options, chain, messages, report).run());
+            lanes.push(Lane { input, stored, routed: 0 });
+        }
+
+        let backoff = self.backoff(2);
+        let (batches, incoming) = mpsc::channel(1);
+        let start = plan.start.clone();
+        let Self { source, checkpoints, options, status, revision, saved, .. } = self;
+        let mut run = Run { checkpoints, options, status, revision, saved, lanes, writers, snapshot: None };
+        let reading = reader::read(source, plan.start, backoff, run.status.clone(), batches);
+        run.drive(reading, incoming, start, shutdown).await
+    }
+
+    /// Loads, reads, decides and claims, each as often as it takes.
+    #[expect(clippy::type_complexity, reason = "one use")]
+    async fn prepare(&mut self) -> Result<(Plan, Vec<(W::Wire, Mode)>), Failure<S>> {
+        let mut backoff = self.backoff(3);
+        loop {
+            match self.try_prepare().await {
+                Ok(prepared) => return Ok(prepared),
+                Err((component, error)) => {
+                    let transient = match &error {
+                        PipelineError::Source(error) => error.is_transient(),
+                        PipelineError::Wire(error) => error.is_transient(),
+                        PipelineError::Checkpoint(CheckpointError::Unavailable(_) | CheckpointError::Conflict) => true,
+                        _ => false,
+                    };
+                    if !transient {
+                        return Err(error);
+                    }
+                    let wait = backoff.next();
+                    let report = crate::report(&error);
+                    tracing::warn!(error = report, retry_in = ?wait, "cannot start yet");
+                    self.status.trouble(component, report);
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    #[expect(clippy::type_complexity, reason = "one use")]
+    async fn try_prepare(&mut self) -> Result<(Plan, Vec<(W::Wire, Mode)>), (Component, Failure<S>)> {
+        let nats = |error: WireError| (Component::Nats, PipelineError::Wire(error));
+        let checkpoint = |error| (Component::Nats, PipelineError::Checkpoint(error));
+        let plan_error = |error| (Component::Nats, PipelineError::Plan(error));
+        let loaded = self.checkpoints.load().await.map_err(checkpoint)?;
+        let mut wires = Vec::new();
+        let mut states = Vec::new();
+        for name in &self.options.streams {
+            let (mut wire, mode) = self.wires.wire(name).await.map_err(nats)?;
+            let tail = wire.read_tail().await.map_err(nats)?;
+            let recorded = loaded.as_ref().and_then(|(checkpoint, _)| checkpoint.streams.get(name));
+            let last_sequence = match recorded {
+                Some(recorded) if tail.sequence() < recorded.sequence => {
+                    // It may be a stale leader that answers: what it says is believed only if it stays so.
+                    tokio::time::sleep(self.options.writer.behind_patience).await;
+                    let again = wire.read_tail().await.map_err(nats)?;
+                    if again != tail {
+                        return Err(nats(WireError::Unavailable("the stream's end has just moved".into())));
+                    }
+                    Some(wire.read_last_sequence().await.map_err(nats)?)
+                }
+                _ => None,
+            };
+            states.push(StreamState { name: name.clone(), tail, last_sequence });
+            wires.push((wire, mode));
+        }
+        let key = &self.options.checkpoint_key;
+        let (plan, revision) = match &loaded {
+            Some((checkpoint, revision)) => {
+                (plan::with_checkpoint(checkpoint, &states, key).map_err(plan_error)?, Some(*revision))
+            }
+            None => (self.plan_without_checkpoint(&states).await?, None),
+        };
+        // Claimed before anything is published or reported as ready: from here on an older instance steps down, and a
+        // crash in the next moment begins again at this very point.
+        let streams = match &loaded {
+            Some((checkpoint, _)) => checkpoint.streams.clone(),
+            None => stream_points(
+                &self.options.streams,
+                plan.chains.iter().map(|chain| {
+                    let (sequence, position) = chain.known();
+                    (sequence, position.map(ToString::to_string))
+                }),
+            ),
+        };
+        let point = loaded.as_ref().map_or_else(|| plan.start.clone(), |(checkpoint, _)| checkpoint.point.clone());
+        let claim = new_checkpoint(&self.options.instance, point.clone(), streams);
+        self.revision = Some(self.checkpoints.save(&claim, revision).await.map_err(checkpoint)?);
+        self.saved = Some((point, Instant::now()));
+        self.status.well(Component::Nats);
+        tracing::info!(
+            at = %plan.start,
+            streams = ?states.iter().map(|state| (&*state.name, state.tail.sequence())).collect::<Vec<_>>(),
+            "starting"
+        );
+        Ok((plan, wires))
+    }
+
+    async fn plan_without_checkpoint(&mut self, states: &[StreamState]) -> Result<Plan, (Component, Failure<S>)> {
+        match plan::without_checkpoint(states) {
+            Ok(Some(plan)) => {
+                tracing::warn!(at = %plan.start, "there is no checkpoint; going on from the streams' last messages");
+                return Ok(plan);
+            }
+            Ok(None) => {}
+            Err(PlanError::NoCheckpoint { .. }) if self.options.start_is_explicit => {}
+            Err(error) => return Err((Component::Nats, PipelineError::Plan(error))),
+        }
+        let start =
+            self.source.first_point().await.map_err(|error| (Component::Source, PipelineError::Source(error)))?;
+        tracing::info!(at = %start, "first start");
+        Ok(Plan { start, chains: plan::from_tails(states, true), refilled: Vec::new() })
+    }
+}
+
+/// One run: what the loop works on.
+struct Run<'a, C> {
+    checkpoints: &'a mut C,
+    options: &'a PipelineOptions,
+    status: &'a Status,
+    revision: &'a mut Option<u64>,
+    saved: &'a mut Option<(LogPoint, Instant)>,
+    lanes: Vec<Lane>,
+    writers: JoinSet<Result<(), Stop>>,
+    snapshot: Option<Snapshot>,
+}
+
+impl<C: Checkpoints> Run<'_, C> {
+    async fn drive<E: std::error::Error + 'static>(
+        &mut self,
+        reading: impl Future<Output = Result<(), E>>,
+        mut incoming: mpsc::Receiver<Batch>,
+        start: LogPoint,
+        shutdown: &CancellationToken,
+    ) -> Result<End, PipelineError<E>> {
+        let mut reading = std::pin::pin!(reading);
+        let mut tick = tokio::time::interval(self.options.checkpoint_interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut point = start;
+        let mut waiting: VecDeque<(usize, Vec<Message>)> = VecDeque::new();
+        loop {
+            let next_lane = waiting.front().and_then(|(index, _)| self.lanes.get(*index)).map(|lane| lane.input.clone());
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(ended) = self.writers.join_next() => return self.writer_ended(ended),
+                _ = tick.tick() => {
+                    self.observe();
+                    if waiting.is_empty() {
+                        self.checkpoint(&point).await?;
+                    }
+                }
+                Some(permit) = reserve(next_lane) => {
+                    if let Some((_, messages)) = waiting.pop_front() {
+                        permit.send(messages);
+                    }
+                }
+                batch = incoming.recv(), if waiting.is_empty() => {
+                    if let Some(batch) = batch {
+                        point = batch.point;
+                        self.route(batch.messages, &mut waiting);
+                    }
+                }
+                ended = &mut reading => return match ended {
+                    Err(error) => Err(PipelineError::Source(error)),
+                    Ok(()) => Ok(End::Shutdown),
+                },
+            }
+        }
+        self.drain(waiting, point).await
+    }
+
+    /// Sorts the messages of a batch by stream, keeping their order.
+    fn route(&mut self, messages: Vec<(usize, Message)>, waiting: &mut VecDeque<(usize, Vec<Message>)>) {
+        for (index, message) in messages {
+            let Some(lane) = self.lanes.get_mut(index) else { continue };
+            lane.routed += 1;
+            match waiting.iter_mut().find(|(other, _)| *other == index) {
+                Some((_, messages)) => messages.push(message),
+                None => waiting.push_back((index, vec![message])),
+            }
+        }
+    }
+
+    fn writer_ended<E: std::error::Error + 'static>(
+        &mut self,
+        ended: Result<Result<(), Stop>, tokio::task::JoinError>,
+    ) -> Result<End, PipelineError<E>> {
+        match ended {
+            Ok(Err(stop @ Stop::Behind { .. })) => Ok(End::Again(stop)),
+            Ok(Err(stop)) => Err(PipelineError::Writer(stop)),
+            Ok(Ok(())) => Err(PipelineError::Writer(Stop::Internal("a writer ended before its input".into()))),
+            Err(panic) => Err(PipelineError::Writer(Stop::Internal(format!("a writer failed: {panic}")))),
+        }
+    }
+
+    /// Tells metrics and readiness how the lanes are.
+    fn observe(&mut self) {
+        let trouble = self
+            .lanes
+            .iter()
+            .zip(&self.options.streams)
+            .find_map(|(lane, stream)| Some(format!("stream {stream}: {}", lane.stored.borrow().trouble.as_deref()?)));
+        match trouble {
+            Some(trouble) => self.status.trouble(Component::Nats, trouble),
+            None => self.status.well(Component::Nats),
+        }
+        if let Some((_, at)) = self.saved {
+            metrics::checkpoint_age(at.elapsed());
+        }
+    }
+
+    /// Saves the newest snapshot that is covered, and takes the next.
+    async fn checkpoint<E: std::error::Error + 'static>(&mut self, point: &LogPoint) -> Result<(), PipelineError<E>> {
+        let covered = match self.snapshot.take() {
+            Some(snapshot) if self.is_covered(&snapshot) => Some(snapshot.point),
+            Some(snapshot) => {
+                self.snapshot = Some(snapshot);
+                return Ok(());
+            }
+            None => None,
+        };
+        let snapshot =
+            Snapshot { point: point.clone(), routed: self.lanes.iter().map(|lane| lane.routed).collect() };
+        let covered = if self.is_covered(&snapshot) {
+            Some(snapshot.point)
+        } else {
+            self.snapshot = Some(snapshot);
+            covered
+        };
+        match covered {
+            Some(point) if self.saved.as_ref().is_none_or(|(saved, _)| *saved != point) => self.save(point).await,
+            Some(point) => {
+                // Nothing new; what is saved is as good as written now.
+                *self.saved = Some((point, Instant::now()));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn is_covered(&self, snapshot: &Snapshot) -> bool {
+        self.lanes.iter().zip(&snapshot.routed).all(|(lane, routed)| lane.stored.borrow().done >= *routed)
+    }
+
+    async fn save<E: std::error::Error + 'static>(&mut self, point: LogPoint) -> Result<(), PipelineError<E>> {
+        let streams = stream_points(
+            &self.options.streams,
+            self.lanes.iter().map(|lane| {
+                let stored = lane.stored.borrow();
+                (stored.sequence, stored.position.as_ref().map(ToString::to_string))
+            }),
+        );
+        let checkpoint = new_checkpoint(&self.options.instance, point, streams);
+        match self.checkpoints.save(&checkpoint, *self.revision).await {
+            Ok(revision) => {
+                *self.revision = Some(revision);
+                *self.saved = Some((checkpoint.point, Instant::now()));
+                metrics::checkpoint_written();
+                Ok(())
+            }
+            Err(CheckpointError::Conflict) => self.resolve_conflict().await,
+            Err(error) => {
+                tracing::warn!(%error, "cannot write the checkpoint now");
+                Ok(())
+            }
+        }
+    }
+
+    /// The revision is not what it was: either an earlier write whose answer was lost, or another instance.
+    async fn resolve_conflict<E: std::error::Error + 'static>(&mut self) -> Result<(), PipelineError<E>> {
+        match self.checkpoints.load().await {
+            Ok(Some((checkpoint, revision))) if checkpoint.instance == self.options.instance => {
+                *self.revision = Some(revision);
+                Ok(())
+            }
+            Ok(Some((checkpoint, _))) => Err(PipelineError::TakenOver { by: checkpoint.instance }),
+            Ok(None) => {
+                tracing::warn!("the checkpoint was deleted; writing it anew");
+                *self.revision = None;
+                Ok(())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the checkpoint now");
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads no more; stores what was read, checkpoints, and ends.
+    async fn drain<E: std::error::Error + 'static>(
+        &mut self,
+        waiting: VecDeque<(usize, Vec<Message>)>,
+        point: LogPoint,
+    ) -> Result<End, PipelineError<E>> {
+        tracing::info!("draining");
+        let deadline = Instant::now() + self.options.shutdown_deadline;
+        let stored = tokio::time::timeout_at(deadline, async {
+            for (index, messages) in waiting {
+                if let Some(lane) = self.lanes.get(index)
+                    && lane.input.send(messages).await.is_err()
+                {
+                    break;
+                }
+            }
+            for lane in &mut self.lanes {
+                // Closing the input tells the writer to end once everything is stored.
+                lane.input = mpsc::channel(1).0;
+            }
+            while let Some(ended) = self.writers.join_next().await {
+                match ended {
+                    Ok(result) => result?,
+                    Err(panic) => return Err(Stop::Internal(format!("a writer failed: {panic}"))),
+                }
+            }
+            Ok(())
+        })
+        .await;
+        match stored {
+            Ok(Ok(())) => {
+                if self.saved.as_ref().is_none_or(|(saved, _)| *saved != point) {
+                    let saving = tokio::time::timeout_at(deadline, self.save(point)).await;
+                    saving.unwrap_or(Err(PipelineError::Deadline))?;
+                }
+                Ok(End::Shutdown)
+            }
+            Ok(Err(Stop::Behind { .. })) | Err(_) => Err(PipelineError::Deadline),
+            Ok(Err(stop)) => Err(PipelineError::Writer(stop)),
+        }
+    }
+}
+
+/// Waits until a lane takes another list of messages; gives nothing if its writer has ended, which is noticed elsewhere.
+async fn reserve(lane: Option<mpsc::Sender<Vec<Message>>>) -> Option<mpsc::OwnedPermit<Vec<Message>>> {
+    lane?.reserve_owned().await.ok()
+}
+
+fn stream_points(
+    names: &[String],
+    points: impl Iterator<Item = (u64, Option<String>)>,
+) -> BTreeMap<String, StreamPoint> {
+    names
+        .iter()
+        .zip(points)
+        .map(|(name, (sequence, position))| (name.clone(), StreamPoint { sequence, position }))
+        .collect()
+}
+
+fn new_checkpoint(instance: &str, point: LogPoint, streams: BTreeMap<String, StreamPoint>) -> Checkpoint {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Checkpoint { version: FORMAT_VERSION, instance: instance.to_owned(), point, streams, written_seconds: now.as_secs() }
+}

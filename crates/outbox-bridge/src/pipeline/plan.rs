@@ -1,0 +1,191 @@
+//! From what the checkpoint and the streams say, decides where to go on. Pure.
+
+use std::str::FromStr as _;
+
+use outbox_event::Position;
+
+use crate::{
+    checkpoint::{At, Checkpoint, LogPoint, Transaction},
+    publish::{Chain, Tail},
+};
+
+/// What is known of a stream at start.
+#[derive(Debug, Clone)]
+pub struct StreamState {
+    /// Its name.
+    pub name: String,
+    /// Its end.
+    pub tail: Tail,
+    /// The last sequence that it gave out, asked for where `tail` lies before the checkpoint's.
+    pub last_sequence: Option<u64>,
+}
+
+/// Where to go on.
+#[derive(Debug)]
+pub struct Plan {
+    /// Where to begin reading the log.
+    pub start: LogPoint,
+    /// What each stream holds, in the order of the states.
+    pub chains: Vec<Chain>,
+    /// Streams that have lost messages which they had acknowledged, and from which sequence on they are refilled.
+    pub refilled: Vec<(String, u64)>,
+}
+
+/// Why there is no place to go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// No checkpoint, and not all streams can tell.
+    #[error(
+        "there is no checkpoint, stream {with} holds events of this bridge and stream {without} holds none, so nothing \
+         tells where to go on for {without}; publish its rows from a known place by setting source.start to \"earliest\" or a GTID set"
+    )]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    NoCheckpoint { with: String, without: String },
+    /// A stream lost everything that it had acknowledged.
+    #[error(
+        "stream {stream} is empty and starts anew at sequence {last_sequence}, but had acknowledged message {acknowledged}: it was \
+         deleted and made again, or its storage was lost; its events can be published again from the log by deleting the \
+         checkpoint {key} and setting source.start to \"earliest\" or a GTID set, which publishes them to every stream of this bridge"
+    )]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    StreamLost { stream: String, last_sequence: u64, acknowledged: u64, key: String },
+    /// A position in a stream or checkpoint that is none.
+    #[error("stream {stream} ends at a position that cannot be read: {position}")]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    BadPosition { stream: String, position: String },
+}
+
+/// Decides where to go on with a checkpoint.
+///
+/// # Errors
+///
+/// See [`PlanError`].
+pub fn with_checkpoint(checkpoint: &Checkpoint, streams: &[StreamState], key: &str) -> Result<Plan, PlanError> {
+    let mut start = checkpoint.point.clone();
+    let covered = point_order(&start);
+    let mut refilled = Vec::new();
+    let mut chains = Vec::with_capacity(streams.len());
+    for stream in streams {
+        let recorded = checkpoint.streams.get(&stream.name);
+        let recorded_sequence = recorded.map(|recorded| recorded.sequence);
+        let last = stream.last_sequence.unwrap_or(0).max(stream.tail.sequence());
+        let chain = match (&stream.tail, recorded) {
+            // The usual case: at the checkpoint or past it.
+            (Tail::Message(tail), Some(recorded)) if tail.sequence >= recorded.sequence => {
+                let must_see = tail.position.order() > covered;
+                Chain::new(tail.sequence, Some(tail.position.clone()), must_see, 0)
+            }
+            // Purged, or its last messages deleted: what was stored after the checkpoint is known by number.
+            (_, Some(recorded)) if last >= recorded.sequence => {
+                let position = recorded.position.as_deref().map(|text| parse(&stream.name, text)).transpose()?;
+                Chain::new(last, position, false, last - recorded.sequence)
+            }
+            // It lost what it had acknowledged, or it came back into the configuration: read from where it ends.
+            (Tail::Message(tail), _) => {
+                if recorded.is_some() {
+                    refilled.push((stream.name.clone(), tail.sequence));
+                }
+                start = earlier(start, &tail.position, &stream.name)?;
+                let must_see = recorded.is_some();
+                Chain::new(tail.sequence, Some(tail.position.clone()), must_see, 0)
+            }
+            (Tail::Empty { last_sequence }, Some(recorded)) => {
+                return Err(PlanError::StreamLost {
+                    stream: stream.name.clone(),
+                    last_sequence: *last_sequence,
+                    acknowledged: recorded_sequence.unwrap_or(recorded.sequence),
+                    key: key.to_owned(),
+                });
+            }
+            // New in the configuration.
+            (Tail::Empty { last_sequence }, None) => Chain::new(*last_sequence, None, false, 0),
+        };
+        chains.push(chain);
+    }
+    Ok(Plan { start, chains, refilled })
+}
+
+/// Decides where to go on without a checkpoint, from the streams alone. `Ok(None)` if no stream holds anything: then the
+/// configuration says where to begin.
+///
+/// # Errors
+///
+/// See [`PlanError`].
+pub fn without_checkpoint(streams: &[StreamState]) -> Result<Option<Plan>, PlanError> {
+    let mut start: Option<LogPoint> = None;
+    let mut empty = None;
+    let mut with = None;
+    for stream in streams {
+        match &stream.tail {
+            Tail::Empty { .. } => empty = Some(&stream.name),
+            Tail::Message(tail) => {
+                with = Some(&stream.name);
+                start = Some(match start {
+                    None => point_of(&tail.position),
+                    Some(start) => earlier(start, &tail.position, &stream.name)?,
+                });
+            }
+        }
+    }
+    let Some(start) = start else { return Ok(None) };
+    if let (Some(with), Some(without)) = (with, empty) {
+        return Err(PlanError::NoCheckpoint { with: with.clone(), without: without.clone() });
+    }
+    Ok(Some(Plan { start, chains: from_tails(streams, true), refilled: Vec::new() }))
+}
+
+/// The chains of streams that begin where the configuration says.
+#[must_use]
+pub fn from_tails(streams: &[StreamState], must_see: bool) -> Vec<Chain> {
+    streams
+        .iter()
+        .map(|stream| match &stream.tail {
+            Tail::Empty { last_sequence } => Chain::new(*last_sequence, None, false, 0),
+            Tail::Message(tail) => Chain::new(tail.sequence, Some(tail.position.clone()), must_see, 0),
+        })
+        .collect()
+}
+
+fn parse(stream: &str, text: &str) -> Result<Position, PlanError> {
+    Position::from_str(text)
+        .map_err(|_| PlanError::BadPosition { stream: stream.to_owned(), position: text.to_owned() })
+}
+
+/// What orders points among the positions of rows: all rows of a transaction that is done lie before its point.
+fn point_order(point: &LogPoint) -> Option<(u64, u64, u64)> {
+    let file = outbox_event::log_file_number(&point.file)?;
+    Some(match point.at {
+        At::Done(_) => (file, point.offset, u64::MAX),
+        At::Boundary | At::Pending(_) => (file, point.offset, 0),
+    })
+}
+
+fn point_of(position: &Position) -> LogPoint {
+    LogPoint {
+        server: String::new(),
+        file: position.file.clone(),
+        offset: position.offset,
+        at: At::Pending(Transaction { gtid: position.gtid.clone(), committed_micros: 0 }),
+        executed: String::new(),
+        prepared: Vec::new(),
+        definitions: Default::default(),
+    }
+}
+
+/// The earlier of a point and the transaction at `position`.
+fn earlier(point: LogPoint, position: &Position, stream: &str) -> Result<LogPoint, PlanError> {
+    let bad = || PlanError::BadPosition { stream: stream.to_owned(), position: position.to_string() };
+    let order = position.order().ok_or_else(bad)?;
+    if point_order(&point).is_some_and(|point| order < point) {
+        // The executed set of the later point does not hold for the earlier one; the rest does no harm there.
+        Ok(LogPoint {
+            server: point.server,
+            prepared: point.prepared,
+            definitions: point.definitions,
+            ..point_of(position)
+        })
+    } else {
+        Ok(point)
+    }
+}

@@ -1,0 +1,259 @@
+//! The wire to a real stream.
+//!
+//! Answers come to an inbox of the wire's own, so that neither the client's request multiplexer nor its timeouts stand
+//! between: the subject of an answer says what it is about.
+
+use std::{str::FromStr as _, time::Duration};
+
+use async_nats::{
+    Client, HeaderMap, HeaderName, StatusCode, Subscriber,
+    connection::State,
+    jetstream::{self, ErrorCode, context::GetStreamErrorKind, stream::LastRawMessageErrorKind},
+};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use outbox_event::{Position, header};
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use super::{
+    Tail, TailMessage,
+    wire::{Delivery, Envelope, Operation, Reply, ReplyTo, Wire, WireError},
+};
+
+/// How long the stream's leader may take to answer a question.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The wire to one stream over a NATS connection.
+#[derive(Debug)]
+pub struct NatsWire {
+    client: Client,
+    context: jetstream::Context,
+    stream: String,
+    message_id: bool,
+    inbox: String,
+    /// Makes the names of batches unique on the server.
+    unique: String,
+    answers: Subscriber,
+    disconnects: watch::Receiver<u64>,
+}
+
+impl NatsWire {
+    /// A wire to `stream`. `disconnects` counts the connection's losses; `context` says where JetStream's API is.
+    ///
+    /// # Errors
+    ///
+    /// If the client is closed.
+    pub async fn new(
+        client: Client,
+        mut context: jetstream::Context,
+        stream: String,
+        message_id: bool,
+        disconnects: watch::Receiver<u64>,
+    ) -> Result<Self, WireError> {
+        context.set_timeout(QUESTION_TIMEOUT);
+        let inbox = client.new_inbox();
+        let unique = inbox.rsplit('.').next().unwrap_or_default().to_owned();
+        let answers = client
+            .subscribe(format!("{inbox}.>"))
+            .await
+            .map_err(|error| WireError::Unavailable(error.to_string()))?;
+        Ok(Self { client, context, stream, message_id, inbox, unique, answers, disconnects })
+    }
+
+    /// What the subject of an answer says, and with the answer itself what happened; `None` for what is not an answer.
+    fn delivery(&self, message: &async_nats::Message) -> Option<Delivery> {
+        let reply = || parse_reply(message);
+        let rest = message.subject.strip_prefix(&*self.inbox)?.strip_prefix('.')?;
+        let mut tokens = rest.split('.');
+        match tokens.next()? {
+            "s" => {
+                let epoch = tokens.next()?.parse().ok()?;
+                let sequence = tokens.next()?.parse().ok()?;
+                Some(Delivery::Single { epoch, sequence, reply: reply() })
+            }
+            name => {
+                let batch = name.strip_prefix(&*self.unique)?.strip_prefix('-')?.parse().ok()?;
+                Some(Delivery::Batch { batch, reply: reply() })
+            }
+        }
+    }
+}
+
+impl Wire for NatsWire {
+    async fn send(&mut self, envelope: Envelope<'_>) -> Result<(), WireError> {
+        if self.client.connection_state() != State::Connected {
+            // It would be queued and sent after the reconnect, behind a hole; the loss is reported by `receive`.
+            return Ok(());
+        }
+        let Envelope { message, expected_last_sequence, reply_to } = envelope;
+        let (reply, end) = match reply_to {
+            ReplyTo::Single { epoch, sequence } => (format!("{}.s.{epoch}.{sequence}", self.inbox), false),
+            // ADR-50: <prefix>.<batch>.<flow>.<gap mode>.<number>.<operation>.$FI
+            ReplyTo::Batch { batch, number, flow, operation } => {
+                let code = match operation {
+                    Operation::Start => 0,
+                    Operation::Append => 1,
+                    Operation::End => 3,
+                };
+                let reply = format!("{}.{}-{batch}.{flow}.fail.{number}.{code}.$FI", self.inbox, self.unique);
+                (reply, operation == Operation::End)
+            }
+        };
+        let unsendable = |reason: String| WireError::Unsendable { position: message.position().to_string(), reason };
+        let mut headers = HeaderMap::new();
+        let mut body = Bytes::new();
+        if !end {
+            body = message.body.clone();
+            headers.insert(
+                HeaderName::from_static(header::EXPECTED_LAST_SEQUENCE),
+                async_nats::HeaderValue::from(expected_last_sequence),
+            );
+            if self.message_id {
+                headers.insert(HeaderName::from_static(header::MESSAGE_ID), message.id.as_str());
+            }
+            headers.insert(HeaderName::from_static(header::CE_ID), message.id.as_str());
+            headers.insert(HeaderName::from_static(header::POSITION), message.position().to_string());
+            for (name, value) in &message.headers {
+                let name = HeaderName::from_str(name).map_err(|_| unsendable(format!("{name:?} is no header name")))?;
+                if value.contains(['\r', '\n', '\0']) {
+                    return Err(unsendable(format!("the value of header {name} has a control character")));
+                }
+                headers.insert(name, value.as_str());
+            }
+        }
+        let size = body.len();
+        let sent = self.client.publish_with_reply_and_headers(message.subject.clone(), reply, headers, body).await;
+        match sent.map_err(|error| error.kind()) {
+            Ok(()) => Ok(()),
+            Err(async_nats::client::PublishErrorKind::MaxPayloadExceeded) => Err(WireError::TooLarge {
+                position: message.position().to_string(),
+                size,
+                max: self.client.max_payload(),
+            }),
+            Err(async_nats::client::PublishErrorKind::Send) => Err(WireError::Unavailable("the client is closed".into())),
+            Err(kind) => Err(unsendable(kind.to_string())),
+        }
+    }
+
+    async fn receive(&mut self) -> Delivery {
+        loop {
+            tokio::select! {
+                biased;
+                Ok(()) = self.disconnects.changed() => return Delivery::Disconnected,
+                Some(message) = self.answers.next() => {
+                    if let Some(delivery) = self.delivery(&message) {
+                        return delivery;
+                    }
+                }
+                else => std::future::pending().await,
+            }
+        }
+    }
+
+    async fn read_tail(&mut self) -> Result<Tail, WireError> {
+        let stream = self.stream().await?;
+        match stream.get_last_raw_message_by_subject(">").await {
+            Ok(message) => {
+                let foreign = || WireError::Foreign {
+                    stream: self.stream.clone(),
+                    sequence: message.sequence,
+                    subject: message.subject.to_string(),
+                };
+                let position = message.headers.get_last(header::POSITION).ok_or_else(foreign)?;
+                let position = Position::from_str(position.as_str()).map_err(|_| foreign())?;
+                Ok(Tail::Message(TailMessage { sequence: message.sequence, position }))
+            }
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                let state = self.info().await?.state;
+                if state.messages > 0 {
+                    return Err(WireError::Unavailable("two answers about the stream contradict each other".into()));
+                }
+                Ok(Tail::Empty { last_sequence: state.last_sequence })
+            }
+            Err(error) => match error.kind() {
+                LastRawMessageErrorKind::JetStream(error) => Err(self.jetstream_error(&error)),
+                LastRawMessageErrorKind::InvalidSubject => Err(WireError::Unavailable("invalid subject".into())),
+                _ => Err(WireError::Timeout),
+            },
+        }
+    }
+
+    async fn read_last_sequence(&mut self) -> Result<u64, WireError> {
+        Ok(self.info().await?.state.last_sequence)
+    }
+
+    async fn reconnect(&mut self) {
+        if self.client.force_reconnect().await.is_err() {
+            tracing::error!("the NATS client is closed");
+        }
+    }
+}
+
+impl NatsWire {
+    async fn stream(&self) -> Result<jetstream::stream::Stream<()>, WireError> {
+        self.context
+            .get_stream_no_info(&self.stream)
+            .await
+            .map_err(|error| WireError::Unavailable(error.to_string()))
+    }
+
+    async fn info(&self) -> Result<jetstream::stream::Info, WireError> {
+        let stream = self.context.get_stream(&self.stream).await.map_err(|error| match error.kind() {
+            GetStreamErrorKind::JetStream(error) => self.jetstream_error(&error),
+            _ => WireError::Unavailable(error.to_string()),
+        })?;
+        Ok(stream.cached_info().clone())
+    }
+
+    fn jetstream_error(&self, error: &jetstream::Error) -> WireError {
+        if error.error_code() == ErrorCode::STREAM_NOT_FOUND {
+            WireError::NoStream { stream: self.stream.clone() }
+        } else {
+            WireError::Unavailable(error.to_string())
+        }
+    }
+}
+
+/// Any answer to a published message: an acknowledgement ([ADR-1]), a batch's flow message ([ADR-50]), or an error.
+///
+/// [ADR-1]: https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-1.md
+/// [ADR-50]: https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-50.md
+#[derive(Deserialize)]
+struct Answer<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<&'a str>,
+    seq: Option<u64>,
+    msgs: Option<u16>,
+    #[serde(default)]
+    duplicate: bool,
+    count: Option<u64>,
+    error: Option<AnswerError>,
+}
+
+#[derive(Deserialize)]
+struct AnswerError {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+fn parse_reply(message: &async_nats::Message) -> Reply {
+    if message.status == Some(StatusCode::NO_RESPONDERS) {
+        return Reply::NoResponders;
+    }
+    let refused = |code, description: String| Reply::Refused { code, description };
+    let Ok(answer) = serde_json::from_slice::<Answer<'_>>(&message.payload) else {
+        return refused(0, "an answer that is not JetStream's".into());
+    };
+    match answer {
+        Answer { error: Some(error), .. } => refused(error.err_code, error.description),
+        Answer { kind: Some("ack"), seq, msgs, .. } => {
+            Reply::Flow { number: seq.unwrap_or(0), every: msgs.unwrap_or(1) }
+        }
+        Answer { kind: Some(kind), .. } => refused(0, format!("batch interrupted: {kind}")),
+        Answer { kind: None, seq: Some(sequence), duplicate, count, .. } => Reply::Stored { sequence, duplicate, count },
+        Answer { .. } => refused(0, "an answer without a sequence".into()),
+    }
+}

@@ -1,0 +1,191 @@
+//! The seam between a writer and a stream: a real server's, or the simulation's.
+//!
+//! The two ways of publishing share it. A *single* message is acknowledged by itself. Messages of a *batch* (fast ingest,
+//! [ADR-50](https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-50.md)) are acknowledged every few
+//! hundred messages, and the batch's end by one ordinary acknowledgement.
+
+use std::{fmt, future::Future};
+
+use super::{Message, Tail};
+
+/// What a writer needs of its stream.
+pub trait Wire: Send {
+    /// Hands one message over for sending. That it returns says nothing about whether the message is stored.
+    ///
+    /// # Errors
+    ///
+    /// If the message can't be sent: too large for the server, or the client is closed.
+    fn send(&mut self, envelope: Envelope<'_>) -> impl Future<Output = Result<(), WireError>> + Send;
+
+    /// Waits for the next thing that the server has to say. Cancel safe.
+    fn receive(&mut self) -> impl Future<Output = Delivery> + Send;
+
+    /// Asks the stream's leader for its last message.
+    ///
+    /// # Errors
+    ///
+    /// If there is no answer in time, the stream does not exist, or its last message is not one of a bridge.
+    fn read_tail(&mut self) -> impl Future<Output = Result<Tail, WireError>> + Send;
+
+    /// Asks for the last sequence that the stream has given out, whether or not its message still exists.
+    ///
+    /// # Errors
+    ///
+    /// As [`Wire::read_tail`].
+    fn read_last_sequence(&mut self) -> impl Future<Output = Result<u64, WireError>> + Send;
+
+    /// Gives the connection up and makes a new one, since this one does not answer.
+    fn reconnect(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// A message with all that the protocol adds to it.
+#[derive(Debug)]
+pub struct Envelope<'a> {
+    /// The message; for an operation without one, any message of the stream, of which only the subject is used.
+    pub message: &'a Message,
+    /// The sequence that the stream must end with.
+    pub expected_last_sequence: u64,
+    /// Where the answer goes.
+    pub reply_to: ReplyTo,
+}
+
+/// Where an answer goes and what it will be about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplyTo {
+    /// To be acknowledged by itself.
+    Single {
+        /// The writer's epoch.
+        epoch: u64,
+        /// The sequence that the message is to get.
+        sequence: u64,
+    },
+    /// A part of a fast-ingest batch.
+    Batch {
+        /// The batch's number, unique within the wire's inbox.
+        batch: u64,
+        /// The message's number in the batch, from 1.
+        number: u64,
+        /// Acknowledge every so many messages.
+        flow: u16,
+        /// What the message does.
+        operation: Operation,
+    },
+}
+
+/// What a message of a batch does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Opens the batch and is its first message.
+    Start,
+    /// Adds a message.
+    Append,
+    /// Ends the batch without adding one.
+    End,
+}
+
+/// Something that came from the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivery {
+    /// The answer to a single message.
+    Single {
+        /// The writer's epoch when the message was sent.
+        epoch: u64,
+        /// The sequence that the message was to get.
+        sequence: u64,
+        /// The answer.
+        reply: Reply,
+    },
+    /// An answer about a batch.
+    Batch {
+        /// The batch's number.
+        batch: u64,
+        /// The answer.
+        reply: Reply,
+    },
+    /// The connection was lost; what was on its way may or may not have arrived.
+    Disconnected,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// Stored, or known already.
+    Stored {
+        /// The stream's sequence.
+        sequence: u64,
+        /// The id is known: nothing was stored now, and `sequence` does not say where.
+        duplicate: bool,
+        /// At the end of a batch: how far the batch got.
+        count: Option<u64>,
+    },
+    /// Everything of the batch up to this number is stored.
+    Flow {
+        /// Number in the batch; 0 answers the start.
+        number: u64,
+        /// From now on, acknowledgements come every so many messages.
+        every: u16,
+    },
+    /// Refused; an acknowledgement may follow all the same.
+    Refused {
+        /// JetStream's error code; 0 if the answer was not JetStream's.
+        code: u64,
+        /// The server's words.
+        description: String,
+    },
+    /// Nobody listens on the subject: no stream has it, or JetStream is away.
+    NoResponders,
+}
+
+/// What can go wrong on a wire.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// No answer in time.
+    #[error("no answer from the server in time")]
+    Timeout,
+    /// The server answered that it cannot now.
+    #[error("the server cannot answer now: {0}")]
+    Unavailable(String),
+    /// The stream does not exist.
+    #[error("stream {stream} does not exist")]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    NoStream { stream: String },
+    /// The stream's last message was not written by a bridge.
+    #[error(
+        "stream {stream} ends with message {sequence} on {subject}, which no bridge wrote; a stream belongs to one \
+         bridge: stop the other publisher, or give this outbox a stream of its own and merge streams by `sources`"
+    )]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    Foreign { stream: String, sequence: u64, subject: String },
+    /// The message is larger than the server takes.
+    #[error("a message of {size} bytes at {position} is larger than the server's max_payload of {max} bytes")]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    TooLarge { position: String, size: usize, max: usize },
+    /// The message cannot be sent for another reason of its own.
+    #[error("the message at {position} cannot be sent: {reason}")]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    Unsendable { position: String, reason: String },
+}
+
+impl WireError {
+    /// Whether trying again can help without anybody's doing.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Timeout | Self::Unavailable(_) => true,
+            Self::NoStream { .. } | Self::Foreign { .. } | Self::TooLarge { .. } | Self::Unsendable { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stored { sequence, duplicate: false, .. } => write!(f, "stored as {sequence}"),
+            Self::Stored { .. } => write!(f, "id known already"),
+            Self::Flow { number, .. } => write!(f, "batch stored up to {number}"),
+            Self::Refused { code, description } => write!(f, "{description} ({code})"),
+            Self::NoResponders => write!(f, "no responders"),
+        }
+    }
+}

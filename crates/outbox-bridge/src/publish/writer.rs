@@ -1,0 +1,639 @@
+//! The task that owns one stream: sends in order, believes only what fits, and after any doubt asks the stream itself.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use futures_util::FutureExt as _;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+
+use super::{
+    chain::{Chain, Located, NotInLog},
+    wire::{Delivery, Envelope, Operation, Reply, ReplyTo, Wire, WireError},
+};
+use crate::{
+    backoff::Backoff,
+    metrics::StreamMetrics,
+    publish::{Message, Tail},
+};
+
+/// How messages are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Fast-ingest batches where there is a backlog, single messages otherwise.
+    Fast,
+    /// Single messages, many in flight.
+    Pipelined,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fast => "fast",
+            Self::Pipelined => "pipelined",
+        })
+    }
+}
+
+/// A writer's limits and times.
+#[derive(Debug, Clone)]
+pub struct WriterOptions {
+    /// The stream, for messages and metrics.
+    pub stream: String,
+    /// How messages are sent.
+    pub mode: Mode,
+    /// Messages that may be unacknowledged.
+    pub window: usize,
+    /// Bytes that may be unacknowledged.
+    pub window_bytes_max: usize,
+    /// How long an acknowledgement may be missing.
+    pub ack_timeout: Duration,
+    /// The first wait after a doubt.
+    pub retry_initial: Duration,
+    /// The longest wait between two tries.
+    pub retry_max: Duration,
+    /// How long a stream may end before what it acknowledged until that is believed.
+    pub behind_patience: Duration,
+    /// Seeds the jitter of waits.
+    pub seed: u64,
+}
+
+/// How far a writer is.
+#[derive(Debug, Clone, Default)]
+pub struct Stored {
+    /// How many of the messages handed to the writer are done: stored, or known to have been stored before.
+    pub done: u64,
+    /// A sequence that the stream has given out.
+    pub sequence: u64,
+    /// Where the row that got it stood.
+    pub position: Option<outbox_event::Position>,
+    /// Why nothing is stored at the moment, if so.
+    pub trouble: Option<Arc<str>>,
+}
+
+/// Why a writer gave up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Stop {
+    /// The stream has lost what it had acknowledged. Starting anew refills it from the log.
+    #[error("stream {stream} ends at {tail}, but had acknowledged {acknowledged}: it lost messages")]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    Behind { stream: String, tail: u64, acknowledged: u64 },
+    /// Somebody else keeps writing to the stream.
+    #[error(
+        "another bridge keeps writing to stream {stream}; let only one bridge with this source and these streams run"
+    )]
+    #[expect(missing_docs, reason = "the field is what the message says")]
+    Conflict { stream: String },
+    /// The stream's end fits nothing that a bridge could have written.
+    #[error("stream {stream} does not fit the log: {reason}")]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    Inconsistent { stream: String, reason: String },
+    /// A message that the server refuses for good.
+    #[error("stream {stream} refuses the message at {position}: {reason}")]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    Refused { stream: String, position: String, reason: String },
+    /// The log does not have the row that the stream ends with.
+    #[error("stream {stream} does not fit the log")]
+    NotInLog {
+        /// The stream.
+        stream: String,
+        /// Which row.
+        source: NotInLog,
+    },
+    /// A fault of this program.
+    #[error("{0}; this is a fault of the bridge, please report it")]
+    Internal(String),
+    /// The wire has failed for good.
+    #[error("cannot publish to stream {stream}")]
+    Wire {
+        /// The stream.
+        stream: String,
+        /// What failed.
+        source: WireError,
+    },
+}
+
+/// Why the writer no longer knows how far the stream is. The names are the metric's labels.
+#[derive(Debug, Clone)]
+enum Doubt {
+    Timeout,
+    Disconnected,
+    NoResponders,
+    Refused(u64, String),
+    WrongSequence,
+    Duplicate,
+    BatchEnded,
+}
+
+impl Doubt {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Disconnected => "disconnected",
+            Self::NoResponders => "no_responders",
+            Self::Refused(code, _) if *code == code::WRONG_LAST_SEQUENCE => "wrong_last_sequence",
+            Self::Refused(..) => "refused",
+            Self::WrongSequence => "wrong_sequence",
+            Self::Duplicate => "duplicate",
+            Self::BatchEnded => "batch_ended",
+        }
+    }
+}
+
+/// JetStream's error codes that a writer tells apart.
+///
+/// Source: <https://github.com/nats-io/nats-server/blob/main/server/errors.json>.
+mod code {
+    pub(super) const WRONG_LAST_SEQUENCE: u64 = 10071;
+    pub(super) const MESSAGE_TOO_LARGE: u64 = 10054;
+    pub(super) const SUBJECT_MISMATCH: u64 = 10066;
+    pub(super) const STREAM_SEALED: u64 = 10109;
+    pub(super) const HEADER_TOO_LARGE: u64 = 10097;
+    pub(super) const BATCH_DISABLED: u64 = 10205;
+
+    /// Whether a message refused so would be refused for ever.
+    pub(super) fn is_permanent(code: u64) -> bool {
+        matches!(code, MESSAGE_TOO_LARGE | SUBJECT_MISMATCH | STREAM_SEALED | HEADER_TOO_LARGE)
+    }
+}
+
+/// An open fast-ingest batch. Message `n` of it is to get sequence `base + n`.
+#[derive(Debug)]
+struct Batch {
+    number: u64,
+    base: u64,
+    /// How many messages were sent in it.
+    sent: u64,
+    /// The number up to which it is acknowledged.
+    acknowledged: u64,
+    /// Acknowledgements come every so many messages; `None` until the server has answered the start.
+    every: Option<u16>,
+    ending: bool,
+}
+
+/// Messages between two acknowledgements of a batch, and how many acknowledgements may be outstanding: measured to be the
+/// fastest.
+const FLOW: u16 = 500;
+const FLOWS_OUTSTANDING: u64 = 2;
+/// A batch is opened only for a backlog of so many messages: below, single messages have the lower latency.
+const BATCH_MIN: usize = 64;
+/// A batch is ended when nothing came for so long, which also acknowledges its last messages.
+const BATCH_IDLE: Duration = Duration::from_millis(5);
+/// So often in a row may another writer be found ahead. One is normal: what a killed predecessor had on its way.
+const CONFLICTS_MAX: u32 = 3;
+/// So often in a row may the stream refuse the right sequence until its state is looked at.
+const REFUSALS_MAX: u32 = 4;
+/// Unanswered questions until the connection is given up.
+const UNANSWERED_MAX: u32 = 3;
+
+/// The one writer of a stream.
+#[derive(Debug)]
+pub struct Writer<W> {
+    wire: W,
+    options: WriterOptions,
+    chain: Chain,
+    input: mpsc::Receiver<Vec<Message>>,
+    stored: watch::Sender<Stored>,
+    metrics: StreamMetrics,
+    mode: Mode,
+    epoch: u64,
+    batches: u64,
+    /// How many of the chain's messages were sent in this epoch.
+    sent: usize,
+    /// The first message of an epoch goes alone: its answer proves where the stream ends.
+    probing: bool,
+    batch: Option<Batch>,
+    closed: bool,
+    done: u64,
+    progressed: Instant,
+    backoff: Backoff,
+    conflicts: u32,
+    refusals: u32,
+    /// Messages whose ids the stream knows already, and since when it has said so of the last. They count as done only
+    /// when it is also known that the stream's end is where the chain has it: a deposed leader's tail may be older.
+    duplicates: Option<(u64, Instant)>,
+}
+
+enum Outcome {
+    Finished,
+    Doubt(Doubt),
+}
+
+impl<W: Wire> Writer<W> {
+    /// A writer that goes on where `chain` says, takes messages from `input`, and tells by `stored` how far it is.
+    pub fn new(
+        wire: W,
+        options: WriterOptions,
+        chain: Chain,
+        input: mpsc::Receiver<Vec<Message>>,
+        stored: watch::Sender<Stored>,
+    ) -> Self {
+        let metrics = StreamMetrics::new(&options.stream);
+        let backoff = Backoff::new(options.retry_initial, options.retry_max, options.seed);
+        Self {
+            mode: options.mode,
+            wire,
+            options,
+            chain,
+            input,
+            stored,
+            metrics,
+            epoch: 0,
+            batches: 0,
+            sent: 0,
+            probing: true,
+            batch: None,
+            closed: false,
+            done: 0,
+            progressed: Instant::now(),
+            backoff,
+            conflicts: 0,
+            refusals: 0,
+            duplicates: None,
+        }
+    }
+
+    /// Stores all that comes, in order; ends when the input has ended and everything is stored.
+    ///
+    /// # Errors
+    ///
+    /// See [`Stop`]: what trying again cannot mend.
+    pub async fn run(mut self) -> Result<(), Stop> {
+        loop {
+            match self.run_epoch().await? {
+                Outcome::Finished => return Ok(()),
+                Outcome::Doubt(doubt) => self.resume(doubt).await?,
+            }
+        }
+    }
+
+    async fn run_epoch(&mut self) -> Result<Outcome, Stop> {
+        self.epoch += 1;
+        self.sent = 0;
+        self.probing = true;
+        self.batch = None;
+        self.progressed = Instant::now();
+        loop {
+            while let Some(delivery) = self.wire.receive().now_or_never() {
+                if let Some(doubt) = self.take(delivery)? {
+                    return Ok(Outcome::Doubt(doubt));
+                }
+            }
+            self.send_all().await?;
+            self.report(None);
+            if self.closed && self.chain.is_empty() && self.batch.is_none() && self.duplicates.is_none() {
+                return Ok(Outcome::Finished);
+            }
+            let waiting = self.sent > 0 || self.batch.as_ref().is_some_and(|batch| batch.ending);
+            let timeout = self.progressed + self.options.ack_timeout;
+            let idle = self.batch.as_ref().is_some_and(|batch| !batch.ending) && self.sent == self.chain.len();
+            let confirm = self.duplicates.filter(|_| self.chain.is_empty());
+            let confirm = confirm.map(|(_, since)| since + self.options.behind_patience);
+            let room = self.chain.len() < self.options.window && self.chain.bytes() < self.options.window_bytes_max;
+            tokio::select! {
+                biased;
+                delivery = self.wire.receive() => {
+                    if let Some(doubt) = self.take(delivery)? {
+                        return Ok(Outcome::Doubt(doubt));
+                    }
+                }
+                messages = self.input.recv(), if room && !self.closed => match messages {
+                    Some(messages) => self.accept(messages)?,
+                    None => self.closed = true,
+                },
+                () = tokio::time::sleep(BATCH_IDLE), if idle => self.end_batch().await?,
+                () = tokio::time::sleep_until(timeout), if waiting => return Ok(Outcome::Doubt(Doubt::Timeout)),
+                () = tokio::time::sleep_until(confirm.unwrap_or(timeout)), if confirm.is_some() => {
+                    return Ok(Outcome::Doubt(Doubt::Duplicate));
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, messages: Vec<Message>) -> Result<(), Stop> {
+        if self.sent == 0 {
+            self.progressed = Instant::now();
+        }
+        for message in messages {
+            let taken = self
+                .chain
+                .push(message)
+                .map_err(|source| Stop::NotInLog { stream: self.options.stream.clone(), source })?;
+            if !taken {
+                self.done += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what may be sent.
+    async fn send_all(&mut self) -> Result<(), Stop> {
+        while self.sent < self.chain.len() {
+            if self.probing && self.sent > 0 {
+                return Ok(());
+            }
+            if self.batch.is_none() && self.should_batch() {
+                self.batches += 1;
+                self.batch = Some(Batch {
+                    number: self.batches,
+                    base: self.chain.sequence() + self.sent as u64,
+                    sent: 0,
+                    acknowledged: 0,
+                    every: None,
+                    ending: false,
+                });
+            }
+            let expected_last_sequence = self.chain.sequence() + self.sent as u64;
+            let reply_to = match &mut self.batch {
+                Some(batch) => {
+                    let limit = batch.every.map_or(1, |every| u64::from(every) * FLOWS_OUTSTANDING);
+                    if batch.ending || batch.sent - batch.acknowledged >= limit {
+                        return Ok(());
+                    }
+                    batch.sent += 1;
+                    ReplyTo::Batch {
+                        batch: batch.number,
+                        number: batch.sent,
+                        flow: FLOW,
+                        operation: if batch.sent == 1 { Operation::Start } else { Operation::Append },
+                    }
+                }
+                None => ReplyTo::Single { epoch: self.epoch, sequence: expected_last_sequence + 1 },
+            };
+            let Some(message) = self.chain.get(self.sent) else { return Ok(()) };
+            if self.sent == 0 {
+                self.progressed = Instant::now();
+            }
+            self.wire
+                .send(Envelope { message, expected_last_sequence, reply_to })
+                .await
+                .map_err(|source| Stop::Wire { stream: self.options.stream.clone(), source })?;
+            self.sent += 1;
+        }
+        Ok(())
+    }
+
+    fn should_batch(&self) -> bool {
+        self.mode == Mode::Fast && !self.probing && self.chain.len() - self.sent >= BATCH_MIN
+    }
+
+    /// Ends the batch, which acknowledges all of it.
+    async fn end_batch(&mut self) -> Result<(), Stop> {
+        let Some(batch) = &mut self.batch else { return Ok(()) };
+        let Some(last) = self.sent.checked_sub(1).and_then(|index| self.chain.get(index)) else {
+            // Everything sent is acknowledged, so there is no subject at hand to end it on; it times out on the server.
+            self.batch = None;
+            return Ok(());
+        };
+        batch.ending = true;
+        let reply_to = ReplyTo::Batch {
+            batch: batch.number,
+            number: batch.sent + 1,
+            flow: FLOW,
+            operation: Operation::End,
+        };
+        let expected_last_sequence = batch.base + batch.sent;
+        self.progressed = Instant::now();
+        self.wire
+            .send(Envelope { message: last, expected_last_sequence, reply_to })
+            .await
+            .map_err(|source| Stop::Wire { stream: self.options.stream.clone(), source })
+    }
+
+    /// Takes what the server says; gives a doubt if it is not that all goes well.
+    fn take(&mut self, delivery: Delivery) -> Result<Option<Doubt>, Stop> {
+        match delivery {
+            // Even with nothing on its way: the server may come back with less than it had.
+            Delivery::Disconnected => Ok(Some(Doubt::Disconnected)),
+            Delivery::Single { epoch, .. } if epoch != self.epoch => Ok(None),
+            Delivery::Single { sequence, reply, .. } => self.take_single(sequence, reply),
+            Delivery::Batch { batch, reply } => match &mut self.batch {
+                Some(current) if current.number == batch => self.take_batch(reply),
+                _ => Ok(None),
+            },
+        }
+    }
+
+    fn take_single(&mut self, expected: u64, reply: Reply) -> Result<Option<Doubt>, Stop> {
+        match reply {
+            Reply::Stored { duplicate: false, sequence, .. } if sequence == expected => Ok(self.stored_up_to(sequence)),
+            Reply::Stored { duplicate: false, .. } | Reply::Flow { .. } => Ok(Some(Doubt::WrongSequence)),
+            Reply::Stored { duplicate: true, .. } if self.probing && expected == self.chain.sequence() + 1 => {
+                if let Some(message) = self.chain.drop_duplicate() {
+                    tracing::warn!(
+                        stream = self.options.stream,
+                        position = %message.position(),
+                        "the stream knows this event id already: the row is not stored again"
+                    );
+                    self.metrics.duplicate();
+                }
+                self.sent = self.sent.saturating_sub(1);
+                // The next message gets the same sequence: an answer that comes twice must not count for it as well.
+                self.epoch += 1;
+                self.progressed = Instant::now();
+                let count = self.duplicates.map_or(0, |(count, _)| count);
+                self.duplicates = Some((count + 1, self.progressed));
+                Ok(None)
+            }
+            Reply::Stored { duplicate: true, .. } => Ok(Some(Doubt::Duplicate)),
+            Reply::NoResponders => Ok(Some(Doubt::NoResponders)),
+            Reply::Refused { code, description } if code::is_permanent(code) && self.probing => Err(Stop::Refused {
+                stream: self.options.stream.clone(),
+                position: self.chain.get(0).map(|message| message.position().to_string()).unwrap_or_default(),
+                reason: format!("{description} ({code})"),
+            }),
+            Reply::Refused { code, description } => Ok(Some(Doubt::Refused(code, description))),
+        }
+    }
+
+    fn take_batch(&mut self, reply: Reply) -> Result<Option<Doubt>, Stop> {
+        let Some(batch) = &mut self.batch else { return Ok(None) };
+        match reply {
+            Reply::Flow { number, every } => {
+                batch.every = Some(every.max(1));
+                if number <= batch.acknowledged || number > batch.sent {
+                    return Ok((number > batch.sent).then_some(Doubt::WrongSequence));
+                }
+                batch.acknowledged = number;
+                // The last one may have been counted though its id was known and nothing was stored; all before it are
+                // stored, since each was expected by the next.
+                let certain = batch.base + number - 1;
+                Ok(self.stored_up_to(certain))
+            }
+            Reply::Stored { sequence, count: Some(count), .. } if batch.ending && sequence == batch.base + count && count == batch.sent => {
+                self.batch = None;
+                Ok(self.stored_up_to(sequence))
+            }
+            Reply::Stored { .. } => Ok(Some(Doubt::BatchEnded)),
+            Reply::NoResponders => Ok(Some(Doubt::NoResponders)),
+            Reply::Refused { code: code::BATCH_DISABLED, .. } => {
+                tracing::warn!(
+                    stream = self.options.stream,
+                    "the stream does not take fast-ingest batches (allow_batched is off): publishing in mode pipelined"
+                );
+                self.mode = Mode::Pipelined;
+                Ok(Some(Doubt::BatchEnded))
+            }
+            Reply::Refused { code, description } => Ok(Some(Doubt::Refused(code, description))),
+        }
+    }
+
+    fn stored_up_to(&mut self, sequence: u64) -> Option<Doubt> {
+        let Ok(stored) = self.chain.acknowledge(sequence) else { return Some(Doubt::WrongSequence) };
+        let count = stored.len();
+        self.metrics.stored(stored);
+        self.sent = self.sent.saturating_sub(count);
+        self.done += count as u64;
+        if count > 0 {
+            self.confirm_duplicates();
+        }
+        self.probing = false;
+        self.backoff.reset();
+        self.conflicts = 0;
+        self.refusals = 0;
+        self.progressed = Instant::now();
+        None
+    }
+
+    fn confirm_duplicates(&mut self) {
+        self.done += self.duplicates.take().map_or(0, |(count, _)| count);
+    }
+
+    fn report(&mut self, trouble: Option<&str>) {
+        self.metrics.in_flight(self.chain.len());
+        self.stored.send_if_modified(|stored| {
+            let (sequence, position) = self.chain.known();
+            let changed =
+                stored.done != self.done || stored.sequence != sequence || stored.trouble.as_deref() != trouble;
+            if changed {
+                *stored = Stored {
+                    done: self.done,
+                    sequence,
+                    position: position.cloned(),
+                    trouble: trouble.map(Arc::from),
+                };
+            }
+            changed
+        });
+    }
+
+    /// Backs off, lets what is in flight settle, and asks the stream where it ends until that is known.
+    async fn resume(&mut self, doubt: Doubt) -> Result<(), Stop> {
+        self.metrics.resumed(doubt.label());
+        if let Doubt::Refused(code, description) = &doubt {
+            tracing::warn!(stream = self.options.stream, code, description, "the stream refused a message");
+        }
+        let wrong_last_sequence = matches!(doubt, Doubt::Refused(code::WRONG_LAST_SEQUENCE, _));
+        let trouble = format!("resuming: {}", doubt.label());
+        let mut unanswered = 0;
+        let mut behind_since = None;
+        loop {
+            self.report(Some(&trouble));
+            tokio::time::sleep(self.backoff.next()).await;
+            let tail = match self.wire.read_tail().await {
+                Ok(tail) => tail,
+                Err(error) if error.is_transient() => {
+                    unanswered += 1;
+                    tracing::warn!(stream = self.options.stream, %error, "the stream's last message cannot be read yet");
+                    if unanswered % UNANSWERED_MAX == 0 {
+                        self.wire.reconnect().await;
+                    }
+                    continue;
+                }
+                Err(source) => return Err(Stop::Wire { stream: self.options.stream.clone(), source }),
+            };
+            let acknowledged = self.chain.sequence();
+            let before = self.chain.len();
+            match self.chain.settle(&tail) {
+                Located::Advanced(0) if wrong_last_sequence && self.refusals >= REFUSALS_MAX => {
+                    self.refusals = 0;
+                    self.check_deleted_tail().await?;
+                }
+                Located::Advanced(count) => {
+                    self.refusals += u32::from(wrong_last_sequence && count == 0);
+                }
+                // What the stream was said to know already may be among what it holds, or may not.
+                Located::Ahead if self.duplicates.is_some() => {
+                    return Err(Stop::Behind {
+                        stream: self.options.stream.clone(),
+                        tail: tail.sequence(),
+                        acknowledged,
+                    });
+                }
+                Located::Ahead => {
+                    self.conflicts += 1;
+                    if self.conflicts > CONFLICTS_MAX {
+                        return Err(Stop::Conflict { stream: self.options.stream.clone() });
+                    }
+                }
+                Located::Inconsistent(reason) => {
+                    return Err(Stop::Inconsistent { stream: self.options.stream.clone(), reason });
+                }
+                Located::Behind => {
+                    let since = *behind_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= self.options.behind_patience {
+                        self.accept_deleted_tail(&tail, acknowledged).await?;
+                    } else {
+                        continue;
+                    }
+                }
+            }
+            let found = before - self.chain.len();
+            self.done += found as u64;
+            let settled = |(_, since): (u64, Instant)| since.elapsed() >= self.options.behind_patience;
+            if found > 0 || self.duplicates.is_some_and(settled) {
+                self.confirm_duplicates();
+            }
+            if found > 0 {
+                self.backoff.reset();
+                self.refusals = 0;
+            }
+            tracing::info!(
+                stream = self.options.stream,
+                cause = doubt.label(),
+                sequence = self.chain.sequence(),
+                found_stored = found,
+                "resumed from the stream's last message"
+            );
+            return Ok(());
+        }
+    }
+
+    /// The stream ends before what it acknowledged, and stays so: either its last messages were deleted by hand, which
+    /// its last sequence tells, or it has lost them.
+    async fn accept_deleted_tail(&mut self, tail: &Tail, acknowledged: u64) -> Result<(), Stop> {
+        let behind =
+            Stop::Behind { stream: self.options.stream.clone(), tail: tail.sequence(), acknowledged };
+        match self.wire.read_last_sequence().await {
+            Ok(last) => {
+                if self.chain.settle_deleted(last).is_none() {
+                    return Err(behind);
+                }
+                tracing::warn!(
+                    stream = self.options.stream,
+                    sequence = last,
+                    "the stream's last messages were deleted; going on behind them"
+                );
+                Ok(())
+            }
+            Err(_) => Err(behind),
+        }
+    }
+
+    /// The stream refuses the sequence behind its last message again and again: messages behind it were deleted.
+    async fn check_deleted_tail(&mut self) -> Result<(), Stop> {
+        match self.wire.read_last_sequence().await {
+            Ok(last) if last > self.chain.sequence() => Err(Stop::Inconsistent {
+                stream: self.options.stream.clone(),
+                reason: format!(
+                    "its last message is {}, its last sequence {last}: messages between were deleted, and nothing tells \
+                     whether they were rows of the outbox",
+                    self.chain.sequence()
+                ),
+            }),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}

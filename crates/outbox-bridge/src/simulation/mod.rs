@@ -1,0 +1,190 @@
+//! The pipeline against a simulated source, streams, checkpoint store and clock, driven by a seed.
+//!
+//! The code under test is the real one: pipeline, plan, writers, chains. What is simulated is what they stand on, and it
+//! lies in the ways that real servers were seen to lie ([`server`], [`store`], [`log`]). Time is tokio's paused clock, so
+//! a run of many simulated minutes takes milliseconds and goes the same way each time.
+//!
+//! The oracle is the log itself: at every store the stream must be a beginning of the expected rows, and when the faults
+//! end it must become all of them.
+//!
+//! `OUTBOX_SIMULATION_SEED=n` runs one seed, `OUTBOX_SIMULATION_SEEDS=n` that many.
+
+mod log;
+mod server;
+mod store;
+
+use std::{sync::Arc, time::Duration};
+
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+use tokio::{task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    log::{Log, SimulatedSource},
+    server::{Faults, SimulatedWires, World},
+    store::SimulatedStore,
+};
+use crate::{
+    pipeline::{Pipeline, PipelineError, PipelineOptions},
+    publish::{Mode, Stop, WriterOptions},
+    status::Status,
+};
+
+const STREAMS: [&str; 2] = ["A", "B"];
+const SEEDS: u64 = 10_000;
+
+type Run = JoinHandle<Result<(), PipelineError<log::Lost>>>;
+
+/// Everything of one seed.
+struct Simulation {
+    random: SmallRng,
+    log: Arc<Log>,
+    world: Arc<World>,
+    store: SimulatedStore,
+    mode: Mode,
+    instances: u64,
+    seed: u64,
+}
+
+impl Simulation {
+    fn new(seed: u64) -> Self {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let log = Arc::new(Log::generate(&mut random));
+        let faults = Faults::choose(&mut random);
+        let world = World::new(&STREAMS, log.clone(), faults, random.random());
+        let store = SimulatedStore::new(random.random());
+        let mode = if random.random() { Mode::Fast } else { Mode::Pipelined };
+        Self { random, log, world, store, mode, instances: 0, seed }
+    }
+
+    fn check(&self) {
+        if let Some(violation) = self.world.violation() {
+            panic!("seed {}: {violation}", self.seed);
+        }
+    }
+
+    fn start(&mut self, shutdown: CancellationToken) -> Run {
+        self.instances += 1;
+        let options = PipelineOptions {
+            instance: format!("instance {}", self.instances),
+            checkpoint_key: "bridge".into(),
+            checkpoint_interval: Duration::from_secs(1),
+            start_is_explicit: true,
+            streams: STREAMS.map(str::to_owned).into(),
+            writer: WriterOptions {
+                stream: String::new(),
+                mode: self.mode,
+                window: self.random.random_range(1..200),
+                window_bytes_max: 1 << 20,
+                ack_timeout: Duration::from_secs(5),
+                retry_initial: Duration::from_millis(100),
+                retry_max: Duration::from_secs(10),
+                behind_patience: Duration::from_secs(5),
+                seed: 0,
+            },
+            shutdown_deadline: Duration::from_secs(10),
+            seed: self.random.random(),
+        };
+        let source = SimulatedSource::new(self.log.clone(), self.random.random());
+        let wires = SimulatedWires::new(self.world.clone(), self.mode);
+        let pipeline = Pipeline::new(source, wires, self.store.clone(), options, Status::default());
+        tokio::spawn(pipeline.run(shutdown))
+    }
+
+    /// Some simulated time full of faults, then quiet until all is stored.
+    async fn run(mut self) {
+        let mut runs = vec![self.start(CancellationToken::new())];
+        let turns = self.random.random_range(3..12);
+        for _ in 0..turns {
+            let wait = Duration::from_millis(self.random.random_range(0..4_000));
+            let until_operation = self.random.random_range(1..150);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.world.operations_pass(until_operation) => {}
+            }
+            match self.random.random_range(0..12) {
+                0..=2 => runs.iter().for_each(Run::abort),
+                3 => {
+                    let shutdown = CancellationToken::new();
+                    runs.push(self.start(shutdown.clone()));
+                    let after = Duration::from_millis(self.random.random_range(0..3_000));
+                    tokio::spawn(async move {
+                        tokio::time::sleep(after).await;
+                        shutdown.cancel();
+                    });
+                }
+                4 => runs.push(self.start(CancellationToken::new())),
+                5 if self.world.faults.checkpoint_lost => self.store.lose(),
+                6 => self.store.disturb(Duration::from_millis(self.random.random_range(0..8_000))),
+                _ => self.world.strike(),
+            }
+            self.supervise(&mut runs).await;
+        }
+        self.world.calm();
+        let deadline = Instant::now() + Duration::from_secs(1_800);
+        while !self.world.is_complete() {
+            assert!(
+                Instant::now() < deadline,
+                "seed {}: not everything was stored within half an hour without faults: {}",
+                self.seed,
+                self.world.summary()
+            );
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            self.supervise(&mut runs).await;
+        }
+    }
+
+    /// As an operator's supervisor would: looks at what ended and starts a bridge if none runs.
+    async fn supervise(&mut self, runs: &mut Vec<Run>) {
+        tokio::task::yield_now().await;
+        self.check();
+        let mut running = Vec::new();
+        for run in runs.drain(..) {
+            if !run.is_finished() {
+                running.push(run);
+                continue;
+            }
+            match run.await {
+                Ok(Ok(()) | Err(PipelineError::TakenOver { .. } | PipelineError::Deadline)) => {}
+                Ok(Err(PipelineError::Writer(Stop::Conflict { .. }))) => {}
+                Ok(Err(error)) => panic!("seed {}: {}: {error:?}", self.seed, crate::report(&error)),
+                Err(ended) => assert!(ended.is_cancelled(), "seed {}: {ended}", self.seed),
+            }
+        }
+        *runs = running;
+        if runs.is_empty() {
+            runs.push(self.start(CancellationToken::new()));
+        }
+    }
+}
+
+fn run_seed(seed: u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async { Simulation::new(seed).run().await });
+}
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+#[test]
+fn everything_once_and_in_order_whatever_happens() {
+    if let Some(seed) = variable("OUTBOX_SIMULATION_SEED") {
+        tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).without_time().init();
+        return run_seed(seed);
+    }
+    let seeds = variable("OUTBOX_SIMULATION_SEEDS").unwrap_or(SEEDS);
+    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            scope.spawn(move || {
+                for seed in (thread..seeds).step_by(usize::try_from(threads).unwrap()) {
+                    let run = std::panic::catch_unwind(|| run_seed(seed));
+                    if run.is_err() {
+                        panic!("seed {seed} failed; run it alone with OUTBOX_SIMULATION_SEED={seed}");
+                    }
+                }
+            });
+        }
+    });
+}

@@ -1,0 +1,512 @@
+//! Simulated streams: what a JetStream server was seen to do, good and bad.
+//!
+//! One task a stream handles packets in the order in which they arrive. Faults come by [`World::strike`]: connections
+//! that drop a part of what was sent, answers that are lost, late, doubled or wrong, a deposed leader that still answers
+//! for a while from what it knew, and a store that is put back to an older state.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use outbox_event::Position;
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
+
+use super::log::Log;
+use crate::{
+    pipeline::Wires,
+    publish::{Delivery, Envelope, Mode, Operation, Reply, ReplyTo, Tail, TailMessage, Wire, WireError},
+};
+
+/// Which faults a seed has. Some exclude each other: what was purged and forgotten can't be known by anybody.
+#[derive(Debug)]
+pub(super) struct Faults {
+    pub(super) checkpoint_lost: bool,
+    purge: bool,
+    restore: bool,
+    /// Duplicates are looked for before the expected sequence, as with three replicas.
+    replicated: bool,
+}
+
+impl Faults {
+    pub(super) fn choose(random: &mut SmallRng) -> Self {
+        let purge = random.random_ratio(1, 4);
+        Self {
+            purge,
+            checkpoint_lost: !purge && random.random(),
+            restore: !purge && random.random(),
+            replicated: random.random(),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct StoredMessage {
+    id: String,
+    position: Position,
+}
+
+#[derive(Debug)]
+struct Packet {
+    wire: u64,
+    generation: u64,
+    message: StoredMessage,
+    expected_last_sequence: u64,
+    reply_to: ReplyTo,
+}
+
+#[derive(Debug)]
+struct BatchState {
+    base_number: u64,
+    every: u16,
+    dead: bool,
+}
+
+#[derive(Debug, Default)]
+struct StreamState {
+    /// All messages that were ever stored and not lost; sequence = index + 1.
+    messages: Vec<StoredMessage>,
+    /// How many of them, from the first, are purged.
+    purged: usize,
+    batches: HashMap<(u64, u64), BatchState>,
+    /// A deposed leader answers with this many messages until then.
+    stale: Option<(usize, Instant)>,
+    /// Publishing stalls until then.
+    stalled_until: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct State {
+    random: SmallRng,
+    streams: Vec<StreamState>,
+    wires: HashMap<u64, mpsc::UnboundedSender<Delivery>>,
+    next_wire: u64,
+    generation: u64,
+    /// Of the packets of older connections: so many still arrive, so many are then lost, the rest arrives.
+    old: (usize, usize),
+    /// One in so many answers goes wrong; 0 is never.
+    trouble: u32,
+    operations: u64,
+    /// What the oracle has to say against the bridge.
+    violation: Option<String>,
+}
+
+/// All streams, and the network to them.
+#[derive(Debug)]
+pub(super) struct World {
+    state: Mutex<State>,
+    names: Vec<String>,
+    log: Arc<Log>,
+    pub(super) faults: Faults,
+    inputs: Vec<mpsc::UnboundedSender<Packet>>,
+    operated: Notify,
+}
+
+impl World {
+    pub(super) fn new(names: &[&str], log: Arc<Log>, faults: Faults, seed: u64) -> Arc<Self> {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let trouble = if random.random() { random.random_range(20..200) } else { 0 };
+        let (inputs, outputs): (Vec<_>, Vec<_>) = names.iter().map(|_| mpsc::unbounded_channel()).unzip();
+        let world = Arc::new(Self {
+            state: Mutex::new(State {
+                random,
+                streams: names.iter().map(|_| StreamState::default()).collect(),
+                wires: HashMap::new(),
+                next_wire: 0,
+                generation: 0,
+                old: (0, 0),
+                trouble,
+                operations: 0,
+                violation: None,
+            }),
+            names: names.iter().map(|&name| name.to_owned()).collect(),
+            log,
+            faults,
+            inputs,
+            operated: Notify::new(),
+        });
+        for (index, packets) in outputs.into_iter().enumerate() {
+            tokio::spawn(world.clone().serve(index, packets));
+        }
+        world
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Until the servers have done so much more.
+    pub(super) async fn operations_pass(&self, count: u64) {
+        let until = self.lock().operations + count;
+        while self.lock().operations < until {
+            self.operated.notified().await;
+        }
+    }
+
+    /// Something bad happens.
+    pub(super) fn strike(&self) {
+        let mut state = self.lock();
+        let before: Vec<_> = state.streams.iter().map(|stream| (stream.messages.len(), stream.purged)).collect();
+        let _ = &before;
+        let stream = state.random.random_range(0..self.names.len());
+        let time = Duration::from_millis(state.random.random_range(100..12_000));
+        match state.random.random_range(0..6) {
+            0 | 1 => state.disconnect(),
+            2 => {
+                let messages = state.streams[stream].messages.len();
+                let older = state.random.random_range(0..=messages.min(30));
+                state.streams[stream].stale = Some((messages - older, Instant::now() + time.min(Duration::from_secs(3))));
+            }
+            3 => state.streams[stream].stalled_until = Some(Instant::now() + time),
+            4 if self.faults.restore => {
+                let messages = state.streams[stream].messages.len();
+                // What was never stored cannot be told from a new stream, so something is left.
+                let left = messages.saturating_sub(state.random.random_range(1..40)).max(messages.min(1));
+                state.streams[stream].messages.truncate(left);
+                state.streams[stream].batches.clear();
+                state.disconnect();
+            }
+            4 if self.faults.purge => {
+                let messages = state.streams[stream].messages.len();
+                state.streams[stream].purged = messages;
+            }
+            _ => {
+                state.streams.iter_mut().for_each(|stream| stream.batches.clear());
+                state.disconnect();
+            }
+        }
+        tracing::debug!(?before, after = ?state.streams.iter().map(|stream| (stream.messages.len(), stream.purged, stream.stale, stream.stalled_until)).collect::<Vec<_>>(), "strike");
+    }
+
+    /// No more faults.
+    pub(super) fn calm(&self) {
+        let mut state = self.lock();
+        state.trouble = 0;
+        for stream in &mut state.streams {
+            stream.stale = None;
+            stream.stalled_until = None;
+        }
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        let state = self.lock();
+        state.streams.iter().zip(&self.log.expected).all(|(stream, expected)| stream.messages.len() == expected.len())
+    }
+
+    pub(super) fn violation(&self) -> Option<String> {
+        self.lock().violation.clone()
+    }
+
+    pub(super) fn summary(&self) -> String {
+        let state = self.lock();
+        let counts = state.streams.iter().zip(&self.log.expected);
+        counts.map(|(stream, expected)| format!("{} of {} ", stream.messages.len(), expected.len())).collect()
+    }
+
+    async fn serve(self: Arc<Self>, index: usize, mut packets: mpsc::UnboundedReceiver<Packet>) {
+        while let Some(packet) = packets.recv().await {
+            let (latency, stalled_until) = {
+                let mut state = self.lock();
+                let latency = if state.random.random_ratio(1, 10) { state.random.random_range(0..4) } else { 0 };
+                (latency, state.streams[index].stalled_until)
+            };
+            if latency > 0 {
+                tokio::time::sleep(Duration::from_millis(latency)).await;
+            }
+            if let Some(until) = stalled_until {
+                // What times out meanwhile is stored later.
+                tokio::time::sleep_until(until).await;
+            }
+            self.lock().handle(index, packet, &self.faults, &self.log);
+            self.operated.notify_waiters();
+        }
+    }
+}
+
+impl State {
+    fn disconnect(&mut self) {
+        self.generation += 1;
+        self.old = (self.random.random_range(0..20), self.random.random_range(0..40));
+        for wire in self.wires.values() {
+            let _ = wire.send(Delivery::Disconnected);
+        }
+    }
+
+    fn is_lost(&mut self, packet: &Packet) -> bool {
+        if packet.generation == self.generation {
+            return false;
+        }
+        if self.old.0 > 0 {
+            self.old.0 -= 1;
+            return false;
+        }
+        if self.old.1 > 0 {
+            self.old.1 -= 1;
+            return true;
+        }
+        self.random.random()
+    }
+
+    fn handle(&mut self, index: usize, packet: Packet, faults: &Faults, log: &Log) {
+        self.operations += 1;
+        if self.is_lost(&packet) {
+            return;
+        }
+        if let Some((known, until)) = self.streams[index].stale
+            && Instant::now() < until
+            && self.random.random()
+        {
+            // A deposed leader refuses by what it knows, or says nothing.
+            if self.random.random() && packet.expected_last_sequence != known as u64 {
+                self.answer_refused(&packet, 10071, "wrong last sequence");
+            }
+            return;
+        }
+        match packet.reply_to {
+            ReplyTo::Single { epoch, sequence } => {
+                let reply = self.store(index, &packet, faults, log);
+                self.answer(packet.wire, Delivery::Single { epoch, sequence, reply });
+            }
+            ReplyTo::Batch { batch, number, flow, operation } => {
+                self.handle_batch(index, &packet, (batch, number, flow, operation), faults, log);
+            }
+        }
+    }
+
+    fn handle_batch(
+        &mut self,
+        index: usize,
+        packet: &Packet,
+        (batch, number, flow, operation): (u64, u64, u16, Operation),
+        faults: &Faults,
+        log: &Log,
+    ) {
+        let key = (packet.wire, batch);
+        let wire = packet.wire;
+        let reply = |state: &mut Self, reply| state.answer(wire, Delivery::Batch { batch, reply });
+        if operation == Operation::Start {
+            let every = self.random.random_range(1..=flow);
+            self.streams[index].batches.insert(key, BatchState { base_number: 0, every, dead: false });
+            reply(self, Reply::Flow { number: 0, every });
+        }
+        let last = |state: &Self| state.streams[index].messages.len() as u64;
+        let Some(known) = self.streams[index].batches.get(&key).filter(|known| !known.dead) else {
+            reply(self, Reply::Refused { code: 10208, description: "unknown batch".into() });
+            return;
+        };
+        let (done, every) = (known.base_number, known.every);
+        if number != done + 1 {
+            self.end_batch(index, key);
+            reply(self, Reply::Refused { code: 0, description: "batch interrupted: gap".into() });
+            let sequence = last(self);
+            reply(self, Reply::Stored { sequence, duplicate: false, count: Some(done) });
+            return;
+        }
+        if operation == Operation::End {
+            self.end_batch(index, key);
+            let sequence = last(self);
+            reply(self, Reply::Stored { sequence, duplicate: false, count: Some(done) });
+            return;
+        }
+        match self.store(index, packet, faults, log) {
+            Reply::Stored { .. } => {
+                if let Some(known) = self.streams[index].batches.get_mut(&key) {
+                    known.base_number = number;
+                }
+                if number % u64::from(every) == 0 {
+                    reply(self, Reply::Flow { number, every });
+                }
+            }
+            refused => {
+                self.end_batch(index, key);
+                reply(self, refused);
+                let sequence = last(self);
+                reply(self, Reply::Stored { sequence, duplicate: false, count: Some(done) });
+            }
+        }
+    }
+
+    fn end_batch(&mut self, index: usize, key: (u64, u64)) {
+        if let Some(known) = self.streams[index].batches.get_mut(&key) {
+            known.dead = true;
+        }
+    }
+
+    fn store(&mut self, index: usize, packet: &Packet, faults: &Faults, log: &Log) -> Reply {
+        let stream = &mut self.streams[index];
+        let last = stream.messages.len() as u64;
+        let wrong = packet.expected_last_sequence != last;
+        let known = stream.messages.iter().any(|stored| stored.id == packet.message.id);
+        if known && (faults.replicated || !wrong) {
+            return Reply::Stored { sequence: last, duplicate: true, count: None };
+        }
+        if wrong {
+            return Reply::Refused { code: 10071, description: "wrong last sequence".into() };
+        }
+        tracing::debug!(index, wire = packet.wire, reply = ?packet.reply_to, at = last + 1, id = packet.message.id, "store");
+        let got = (packet.message.id.clone(), packet.message.position.row);
+        let expected = log.expected[index].get(stream.messages.len());
+        if expected != Some(&got) && self.violation.is_none() {
+            self.violation = Some(format!("stored {got:?} as {} where {expected:?} belongs", last + 1));
+        }
+        stream.messages.push(packet.message.clone());
+        Reply::Stored { sequence: last + 1, duplicate: false, count: None }
+    }
+
+    fn answer_refused(&mut self, packet: &Packet, code: u64, description: &str) {
+        let reply = Reply::Refused { code, description: description.into() };
+        let delivery = match packet.reply_to {
+            ReplyTo::Single { epoch, sequence } => Delivery::Single { epoch, sequence, reply },
+            ReplyTo::Batch { batch, .. } => Delivery::Batch { batch, reply },
+        };
+        self.answer(packet.wire, delivery);
+    }
+
+    /// Sends an answer, or something else.
+    fn answer(&mut self, wire: u64, delivery: Delivery) {
+        let Some(answers) = self.wires.get(&wire).cloned() else { return };
+        if self.trouble == 0 || !self.random.random_ratio(1, self.trouble) {
+            let _ = answers.send(delivery);
+            return;
+        }
+        match self.random.random_range(0..4) {
+            0 => {}
+            1 => {
+                let _ = answers.send(delivery.clone());
+                let _ = answers.send(delivery);
+            }
+            2 => {
+                let wait = Duration::from_millis(self.random.random_range(1..15_000));
+                tokio::spawn(async move {
+                    tokio::time::sleep(wait).await;
+                    let _ = answers.send(delivery);
+                });
+            }
+            _ => {
+                // An error, and then the acknowledgement of the real leader.
+                let error = Reply::Refused { code: 10008, description: "JetStream system temporarily unavailable".into() };
+                let _ = answers.send(match &delivery {
+                    Delivery::Single { epoch, sequence, .. } => {
+                        Delivery::Single { epoch: *epoch, sequence: *sequence, reply: error }
+                    }
+                    Delivery::Batch { batch, .. } => Delivery::Batch { batch: *batch, reply: error },
+                    Delivery::Disconnected => Delivery::Disconnected,
+                });
+                let _ = answers.send(delivery);
+            }
+        }
+    }
+}
+
+/// Makes wires to the simulated streams.
+#[derive(Debug)]
+pub(super) struct SimulatedWires {
+    world: Arc<World>,
+    mode: Mode,
+}
+
+impl SimulatedWires {
+    pub(super) fn new(world: Arc<World>, mode: Mode) -> Self {
+        Self { world, mode }
+    }
+}
+
+impl Wires for SimulatedWires {
+    type Wire = SimulatedWire;
+
+    async fn wire(&mut self, stream: &str) -> Result<(SimulatedWire, Mode), WireError> {
+        let index = self.world.names.iter().position(|name| name == stream).expect("a known stream");
+        let mut state = self.world.lock();
+        let (sender, answers) = mpsc::unbounded_channel();
+        state.next_wire += 1;
+        let number = state.next_wire;
+        state.wires.insert(number, sender);
+        drop(state);
+        Ok((SimulatedWire { world: self.world.clone(), index, number, answers }, self.mode))
+    }
+}
+
+/// A wire to one simulated stream.
+#[derive(Debug)]
+pub(super) struct SimulatedWire {
+    world: Arc<World>,
+    index: usize,
+    number: u64,
+    answers: mpsc::UnboundedReceiver<Delivery>,
+}
+
+impl SimulatedWire {
+    async fn ask<T>(&self, answer: impl FnOnce(&mut State) -> T) -> Result<T, WireError> {
+        let wait = {
+            let mut state = self.world.lock();
+            let trouble = state.trouble;
+            if trouble > 0 && state.random.random_ratio(3, trouble) { None } else { Some(state.random.random_range(0..10)) }
+        };
+        let Some(wait) = wait else {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            return Err(WireError::Timeout);
+        };
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        Ok(answer(&mut self.world.lock()))
+    }
+}
+
+/// The stream as the server that answers knows it: how many messages.
+fn known(state: &mut State, index: usize) -> usize {
+    let all = state.streams[index].messages.len();
+    match state.streams[index].stale {
+        Some((known, until)) if Instant::now() < until && state.random.random() => known.min(all),
+        _ => all,
+    }
+}
+
+impl Wire for SimulatedWire {
+    async fn send(&mut self, envelope: Envelope<'_>) -> Result<(), WireError> {
+        let generation = self.world.lock().generation;
+        let packet = Packet {
+            wire: self.number,
+            generation,
+            message: StoredMessage { id: envelope.message.id.clone(), position: envelope.message.position() },
+            expected_last_sequence: envelope.expected_last_sequence,
+            reply_to: envelope.reply_to,
+        };
+        let _ = self.world.inputs[self.index].send(packet);
+        Ok(())
+    }
+
+    async fn receive(&mut self) -> Delivery {
+        match self.answers.recv().await {
+            Some(delivery) => delivery,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn read_tail(&mut self) -> Result<Tail, WireError> {
+        let index = self.index;
+        self.ask(|state| {
+            let known = known(state, index);
+            let stream = &state.streams[index];
+            match stream.messages.get(..known).and_then(<[_]>::last) {
+                Some(last) if known > stream.purged => {
+                    Tail::Message(TailMessage { sequence: known as u64, position: last.position.clone() })
+                }
+                _ => Tail::Empty { last_sequence: known as u64 },
+            }
+        })
+        .await
+    }
+
+    async fn read_last_sequence(&mut self) -> Result<u64, WireError> {
+        let index = self.index;
+        self.ask(|state| known(state, index) as u64).await
+    }
+
+    async fn reconnect(&mut self) {
+        self.world.lock().disconnect();
+    }
+}
