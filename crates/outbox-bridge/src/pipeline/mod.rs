@@ -380,7 +380,7 @@ impl<C: Checkpoints> Run<'_, C> {
         ended: Result<Result<(), Stop>, tokio::task::JoinError>,
     ) -> Result<End, PipelineError<E>> {
         match ended {
-            Ok(Err(stop @ Stop::Behind { .. })) => Ok(End::Again(stop)),
+            Ok(Err(stop @ (Stop::Behind { .. } | Stop::Unsettled { .. }))) => Ok(End::Again(stop)),
             Ok(Err(stop)) => Err(PipelineError::Writer(stop)),
             Ok(Ok(())) => Err(PipelineError::Writer(Stop::Internal("a writer ended before its input".into()))),
             Err(panic) => Err(PipelineError::Writer(Stop::Internal(format!("a writer failed: {panic}")))),
@@ -517,7 +517,7 @@ impl<C: Checkpoints> Run<'_, C> {
                 }
                 Ok(End::Shutdown)
             }
-            Ok(Err(Stop::Behind { .. })) | Err(_) => Err(PipelineError::Deadline),
+            Ok(Err(Stop::Behind { .. } | Stop::Unsettled { .. })) | Err(_) => Err(PipelineError::Deadline),
             Ok(Err(stop)) => Err(PipelineError::Writer(stop)),
         }
     }

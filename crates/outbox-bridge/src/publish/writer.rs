@@ -80,6 +80,10 @@ pub enum Stop {
     #[error("stream {stream} ends at {tail}, but had acknowledged {acknowledged}: it lost messages")]
     #[expect(missing_docs, reason = "the fields are what the message says")]
     Behind { stream: String, tail: u64, acknowledged: u64 },
+    /// The stream was in doubt just when it had said that it knows messages already. Starting anew reads them again.
+    #[error("stream {stream} is in doubt while it drops duplicates")]
+    #[expect(missing_docs, reason = "the field is what the message says")]
+    Unsettled { stream: String },
     /// Somebody else keeps writing to the stream.
     #[error(
         "another bridge keeps writing to stream {stream}; let only one bridge with this source and these streams run"
@@ -522,6 +526,13 @@ impl<W: Wire> Writer<W> {
     /// Backs off, lets what is in flight settle, and asks the stream where it ends until that is known.
     async fn resume(&mut self, doubt: Doubt) -> Result<(), Stop> {
         self.metrics.resumed(doubt.label());
+        // Messages were passed over because the stream was said to have them. Unless it stays for a while what it is
+        // thought to be, they may be missing or counted twice, and they are not at hand any more: the log has them.
+        let stream = self.options.stream.clone();
+        let unsettled = || Stop::Unsettled { stream: stream.clone() };
+        if self.duplicates.is_some_and(|(_, since)| since.elapsed() < self.options.behind_patience) {
+            return Err(unsettled());
+        }
         if let Doubt::Refused(code, description) = &doubt {
             tracing::warn!(stream = self.options.stream, code, description, "the stream refused a message");
         }
@@ -546,21 +557,17 @@ impl<W: Wire> Writer<W> {
             };
             let acknowledged = self.chain.sequence();
             let before = self.chain.len();
-            match self.chain.settle(&tail) {
+            let located = self.chain.settle(&tail);
+            if self.duplicates.is_some() && located != Located::Advanced(0) {
+                return Err(unsettled());
+            }
+            match located {
                 Located::Advanced(0) if wrong_last_sequence && self.refusals >= REFUSALS_MAX => {
                     self.refusals = 0;
                     self.check_deleted_tail().await?;
                 }
                 Located::Advanced(count) => {
                     self.refusals += u32::from(wrong_last_sequence && count == 0);
-                }
-                // What the stream was said to know already may be among what it holds, or may not.
-                Located::Ahead if self.duplicates.is_some() => {
-                    return Err(Stop::Behind {
-                        stream: self.options.stream.clone(),
-                        tail: tail.sequence(),
-                        acknowledged,
-                    });
                 }
                 Located::Ahead => {
                     self.conflicts += 1;
@@ -582,10 +589,7 @@ impl<W: Wire> Writer<W> {
             }
             let found = before - self.chain.len();
             self.done += found as u64;
-            let settled = |(_, since): (u64, Instant)| since.elapsed() >= self.options.behind_patience;
-            if found > 0 || self.duplicates.is_some_and(settled) {
-                self.confirm_duplicates();
-            }
+            self.confirm_duplicates();
             if found > 0 {
                 self.backoff.reset();
                 self.refusals = 0;
