@@ -28,17 +28,26 @@ use crate::{
     status::{Component, Status},
 };
 
+/// What a stream is like, as far as its writer must know.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamTraits {
+    /// How to publish to it.
+    pub mode: Mode,
+    /// Whether it has more than one replica.
+    pub replicated: bool,
+}
+
 /// What makes the wires to the streams.
 pub trait Wires: Send {
     /// The wire to one stream.
     type Wire: Wire + 'static;
 
-    /// A new wire to `stream` and the mode in which to publish to it.
+    /// A new wire to `stream`, and what the stream is like.
     ///
     /// # Errors
     ///
     /// If the stream cannot be reached or cannot be written to by a bridge.
-    fn wire(&mut self, stream: &str) -> impl Future<Output = Result<(Self::Wire, Mode), WireError>> + Send;
+    fn wire(&mut self, stream: &str) -> impl Future<Output = Result<(Self::Wire, StreamTraits), WireError>> + Send;
 }
 
 /// Settings of the pipeline.
@@ -178,7 +187,7 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
 
         let mut writers = JoinSet::new();
         let mut lanes = Vec::with_capacity(plan.chains.len());
-        for (index, ((wire, mode), chain)) in wires.into_iter().zip(plan.chains).enumerate() {
+        for (index, ((wire, traits), chain)) in wires.into_iter().zip(plan.chains).enumerate() {
             let stream = self.options.streams.get(index).cloned().unwrap_or_default();
             let (input, messages) = mpsc::channel(LANE_CAPACITY);
             let (sequence, position) = chain.known();
@@ -186,7 +195,8 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
                 watch::channel(Stored { sequence, position: position.cloned(), ..Stored::default() });
             let options = WriterOptions {
                 stream,
-                mode,
+                mode: traits.mode,
+                replicated: traits.replicated,
                 seed: self.options.seed.wrapping_add(100 + index as u64),
                 ..self.options.writer.clone()
             };
@@ -205,7 +215,7 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
 
     /// Loads, reads, decides and claims, each as often as it takes.
     #[expect(clippy::type_complexity, reason = "one use")]
-    async fn prepare(&mut self) -> Result<(Plan, Vec<(W::Wire, Mode)>), Failure<S>> {
+    async fn prepare(&mut self) -> Result<(Plan, Vec<(W::Wire, StreamTraits)>), Failure<S>> {
         let mut backoff = self.backoff(3);
         loop {
             match self.try_prepare().await {
@@ -231,7 +241,7 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
     }
 
     #[expect(clippy::type_complexity, reason = "one use")]
-    async fn try_prepare(&mut self) -> Result<(Plan, Vec<(W::Wire, Mode)>), (Component, Failure<S>)> {
+    async fn try_prepare(&mut self) -> Result<(Plan, Vec<(W::Wire, StreamTraits)>), (Component, Failure<S>)> {
         let nats = |error: WireError| (Component::Nats, PipelineError::Wire(error));
         let checkpoint = |error| (Component::Nats, PipelineError::Checkpoint(error));
         let plan_error = |error| (Component::Nats, PipelineError::Plan(error));
@@ -239,7 +249,7 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         let mut wires = Vec::new();
         let mut states = Vec::new();
         for name in &self.options.streams {
-            let (mut wire, mode) = self.wires.wire(name).await.map_err(nats)?;
+            let (mut wire, traits) = self.wires.wire(name).await.map_err(nats)?;
             let tail = wire.read_tail().await.map_err(nats)?;
             let recorded = loaded.as_ref().and_then(|(checkpoint, _)| checkpoint.streams.get(name));
             let last_sequence = match recorded {
@@ -255,7 +265,7 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
                 _ => None,
             };
             states.push(StreamState { name: name.clone(), tail, last_sequence });
-            wires.push((wire, mode));
+            wires.push((wire, traits));
         }
         let key = &self.options.checkpoint_key;
         let (plan, revision) = match &loaded {
@@ -380,7 +390,7 @@ impl<C: Checkpoints> Run<'_, C> {
         ended: Result<Result<(), Stop>, tokio::task::JoinError>,
     ) -> Result<End, PipelineError<E>> {
         match ended {
-            Ok(Err(stop @ (Stop::Behind { .. } | Stop::Unsettled { .. }))) => Ok(End::Again(stop)),
+            Ok(Err(stop @ Stop::Behind { .. })) => Ok(End::Again(stop)),
             Ok(Err(stop)) => Err(PipelineError::Writer(stop)),
             Ok(Ok(())) => Err(PipelineError::Writer(Stop::Internal("a writer ended before its input".into()))),
             Err(panic) => Err(PipelineError::Writer(Stop::Internal(format!("a writer failed: {panic}")))),
@@ -517,7 +527,7 @@ impl<C: Checkpoints> Run<'_, C> {
                 }
                 Ok(End::Shutdown)
             }
-            Ok(Err(Stop::Behind { .. } | Stop::Unsettled { .. })) | Err(_) => Err(PipelineError::Deadline),
+            Ok(Err(Stop::Behind { .. })) | Err(_) => Err(PipelineError::Deadline),
             Ok(Err(stop)) => Err(PipelineError::Writer(stop)),
         }
     }

@@ -43,6 +43,8 @@ pub struct WriterOptions {
     pub stream: String,
     /// How messages are sent.
     pub mode: Mode,
+    /// Whether the stream has more than one replica.
+    pub replicated: bool,
     /// Messages that may be unacknowledged.
     pub window: usize,
     /// Bytes that may be unacknowledged.
@@ -80,10 +82,6 @@ pub enum Stop {
     #[error("stream {stream} ends at {tail}, but had acknowledged {acknowledged}: it lost messages")]
     #[expect(missing_docs, reason = "the fields are what the message says")]
     Behind { stream: String, tail: u64, acknowledged: u64 },
-    /// The stream was in doubt just when it had said that it knows messages already. Starting anew reads them again.
-    #[error("stream {stream} is in doubt while it drops duplicates")]
-    #[expect(missing_docs, reason = "the field is what the message says")]
-    Unsettled { stream: String },
     /// Somebody else keeps writing to the stream.
     #[error(
         "another bridge keeps writing to stream {stream}; let only one bridge with this source and these streams run"
@@ -215,9 +213,8 @@ pub struct Writer<W> {
     backoff: Backoff,
     conflicts: u32,
     refusals: u32,
-    /// Messages whose ids the stream knows already, and since when it has said so of the last. They count as done only
-    /// when it is also known that the stream's end is where the chain has it: a deposed leader's tail may be older.
-    duplicates: Option<(u64, Instant)>,
+    /// The message whose id a replicated stream says to know, and since when.
+    suspect: Option<((u64, u64, u64), Instant)>,
 }
 
 enum Outcome {
@@ -255,7 +252,7 @@ impl<W: Wire> Writer<W> {
             backoff,
             conflicts: 0,
             refusals: 0,
-            duplicates: None,
+            suspect: None,
         }
     }
 
@@ -287,14 +284,12 @@ impl<W: Wire> Writer<W> {
             }
             self.send_all().await?;
             self.report(None);
-            if self.closed && self.chain.is_empty() && self.batch.is_none() && self.duplicates.is_none() {
+            if self.closed && self.chain.is_empty() && self.batch.is_none() {
                 return Ok(Outcome::Finished);
             }
             let waiting = self.sent > 0 || self.batch.as_ref().is_some_and(|batch| batch.ending);
             let timeout = self.progressed + self.options.ack_timeout;
             let idle = self.batch.as_ref().is_some_and(|batch| !batch.ending) && self.sent == self.chain.len();
-            let confirm = self.duplicates.filter(|_| self.chain.is_empty());
-            let confirm = confirm.map(|(_, since)| since + self.options.behind_patience);
             let room = self.chain.len() < self.options.window && self.chain.bytes() < self.options.window_bytes_max;
             tokio::select! {
                 biased;
@@ -309,9 +304,6 @@ impl<W: Wire> Writer<W> {
                 },
                 () = tokio::time::sleep(BATCH_IDLE), if idle => self.end_batch().await?,
                 () = tokio::time::sleep_until(timeout), if waiting => return Ok(Outcome::Doubt(Doubt::Timeout)),
-                () = tokio::time::sleep_until(confirm.unwrap_or(timeout)), if confirm.is_some() => {
-                    return Ok(Outcome::Doubt(Doubt::Duplicate));
-                }
             }
         }
     }
@@ -424,21 +416,10 @@ impl<W: Wire> Writer<W> {
         match reply {
             Reply::Stored { duplicate: false, sequence, .. } if sequence == expected => Ok(self.stored_up_to(sequence)),
             Reply::Stored { duplicate: false, .. } | Reply::Flow { .. } => Ok(Some(Doubt::WrongSequence)),
-            Reply::Stored { duplicate: true, .. } if self.probing && expected == self.chain.sequence() + 1 => {
-                if let Some(message) = self.chain.drop_duplicate() {
-                    tracing::warn!(
-                        stream = self.options.stream,
-                        position = %message.position(),
-                        "the stream knows this event id already: the row is not stored again"
-                    );
-                    self.metrics.duplicate();
-                }
-                self.sent = self.sent.saturating_sub(1);
-                // The next message gets the same sequence: an answer that comes twice must not count for it as well.
-                self.epoch += 1;
-                self.progressed = Instant::now();
-                let count = self.duplicates.map_or(0, |(count, _)| count);
-                self.duplicates = Some((count + 1, self.progressed));
+            Reply::Stored { duplicate: true, .. }
+                if self.probing && expected == self.chain.sequence() + 1 && self.is_duplicate() =>
+            {
+                self.drop_duplicate();
                 Ok(None)
             }
             Reply::Stored { duplicate: true, .. } => Ok(Some(Doubt::Duplicate)),
@@ -490,9 +471,6 @@ impl<W: Wire> Writer<W> {
         self.metrics.stored(stored);
         self.sent = self.sent.saturating_sub(count);
         self.done += count as u64;
-        if count > 0 {
-            self.confirm_duplicates();
-        }
         self.probing = false;
         self.backoff.reset();
         self.conflicts = 0;
@@ -501,8 +479,39 @@ impl<W: Wire> Writer<W> {
         None
     }
 
-    fn confirm_duplicates(&mut self) {
-        self.done += self.duplicates.take().map_or(0, |(count, _)| count);
+    /// Whether the first message, which the stream says to know, is one that was inserted twice.
+    ///
+    /// A stream with one replica checks the expected sequence first, so its word is proof. With more it looks for
+    /// duplicates first, and then the message may be there because the tail that was read is a deposed leader's. So the
+    /// tail must stay what it is for a while.
+    fn is_duplicate(&mut self) -> bool {
+        let Some(order) = self.chain.get(0).map(Message::order) else { return false };
+        if !self.options.replicated {
+            return true;
+        }
+        match self.suspect {
+            Some((suspect, since)) if suspect == order => since.elapsed() >= self.options.behind_patience,
+            _ => {
+                self.suspect = Some((order, Instant::now()));
+                false
+            }
+        }
+    }
+
+    fn drop_duplicate(&mut self) {
+        if let Some(message) = self.chain.drop_duplicate() {
+            tracing::warn!(
+                stream = self.options.stream,
+                position = %message.position(),
+                "the stream knows this event id already: the row is not stored again"
+            );
+            self.metrics.duplicate();
+        }
+        self.sent = self.sent.saturating_sub(1);
+        // The next message gets the same sequence: an answer that comes twice must not count for it as well.
+        self.epoch += 1;
+        self.done += 1;
+        self.progressed = Instant::now();
     }
 
     fn report(&mut self, trouble: Option<&str>) {
@@ -526,13 +535,6 @@ impl<W: Wire> Writer<W> {
     /// Backs off, lets what is in flight settle, and asks the stream where it ends until that is known.
     async fn resume(&mut self, doubt: Doubt) -> Result<(), Stop> {
         self.metrics.resumed(doubt.label());
-        // Messages were passed over because the stream was said to have them. Unless it stays for a while what it is
-        // thought to be, they may be missing or counted twice, and they are not at hand any more: the log has them.
-        let stream = self.options.stream.clone();
-        let unsettled = || Stop::Unsettled { stream: stream.clone() };
-        if self.duplicates.is_some_and(|(_, since)| since.elapsed() < self.options.behind_patience) {
-            return Err(unsettled());
-        }
         if let Doubt::Refused(code, description) = &doubt {
             tracing::warn!(stream = self.options.stream, code, description, "the stream refused a message");
         }
@@ -558,8 +560,8 @@ impl<W: Wire> Writer<W> {
             let acknowledged = self.chain.sequence();
             let before = self.chain.len();
             let located = self.chain.settle(&tail);
-            if self.duplicates.is_some() && located != Located::Advanced(0) {
-                return Err(unsettled());
+            if located != Located::Advanced(0) {
+                self.suspect = None;
             }
             match located {
                 Located::Advanced(0) if wrong_last_sequence && self.refusals >= REFUSALS_MAX => {
@@ -589,7 +591,6 @@ impl<W: Wire> Writer<W> {
             }
             let found = before - self.chain.len();
             self.done += found as u64;
-            self.confirm_duplicates();
             if found > 0 {
                 self.backoff.reset();
                 self.refusals = 0;

@@ -74,6 +74,7 @@ impl Simulation {
             writer: WriterOptions {
                 stream: String::new(),
                 mode: self.mode,
+                replicated: false,
                 window: self.random.random_range(1..200),
                 window_bytes_max: 1 << 20,
                 ack_timeout: Duration::from_secs(5),

@@ -19,7 +19,7 @@ use tokio::{
 
 use super::log::Log;
 use crate::{
-    pipeline::Wires,
+    pipeline::{StreamTraits, Wires},
     publish::{Delivery, Envelope, Mode, Operation, Reply, ReplyTo, Tail, TailMessage, Wire, WireError},
 };
 
@@ -419,7 +419,7 @@ impl SimulatedWires {
 impl Wires for SimulatedWires {
     type Wire = SimulatedWire;
 
-    async fn wire(&mut self, stream: &str) -> Result<(SimulatedWire, Mode), WireError> {
+    async fn wire(&mut self, stream: &str) -> Result<(SimulatedWire, StreamTraits), WireError> {
         let index = self.world.names.iter().position(|name| name == stream).expect("a known stream");
         let mut state = self.world.lock();
         let (sender, answers) = mpsc::unbounded_channel();
@@ -427,7 +427,8 @@ impl Wires for SimulatedWires {
         let number = state.next_wire;
         state.wires.insert(number, sender);
         drop(state);
-        Ok((SimulatedWire { world: self.world.clone(), index, number, answers }, self.mode))
+        let traits = StreamTraits { mode: self.mode, replicated: self.world.faults.replicated };
+        Ok((SimulatedWire { world: self.world.clone(), index, number, answers }, traits))
     }
 }
 
