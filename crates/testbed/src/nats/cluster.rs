@@ -1,7 +1,5 @@
 //! Several NATS servers that form a JetStream cluster.
 
-use std::fmt::Write as _;
-
 use anyhow::{Context as _, Result};
 
 use super::{Nats, NatsBuilder};
@@ -23,10 +21,9 @@ impl NatsCluster {
     /// As [`NatsBuilder::start`].
     pub async fn start(builder: &NatsBuilder, size: usize) -> Result<Self> {
         let route_ports = (0..size).map(|_| Port::reserve()).collect::<Result<Vec<_>>>()?;
-        let mut routes = String::new();
-        for port in &route_ports {
-            write!(routes, "\"nats-route://{}\" ", port.address())?;
-        }
+        let routes: Vec<String> =
+            route_ports.iter().map(|port| format!("\"nats-route://{}\"", port.address())).collect();
+        let routes = routes.join(", ");
         let mut nodes = Vec::new();
         for port in &route_ports {
             let address = port.address();
