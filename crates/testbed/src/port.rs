@@ -29,7 +29,9 @@ impl Port {
     ///
     /// When the lock folder cannot be written, or no port is free.
     pub fn reserve() -> Result<Self> {
-        let folder = std::env::temp_dir().join("outbox-bridge-testbed-ports");
+        // One folder a user, since others may not write to it.
+        let user = rustix::process::geteuid().as_raw();
+        let folder = std::env::temp_dir().join(format!("outbox-bridge-testbed-ports-{user}"));
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let mut random = rand::rng();
         for _ in 0..ATTEMPTS_MAX {

@@ -24,6 +24,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// A single attempt to connect, so that a server that accepts and says nothing is tried again.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
+/// A single question to JetStream.
+const ASK_LIMIT: Duration = Duration::from_millis(500);
+
 /// How a server shall be started.
 #[derive(Debug, Clone, Default)]
 pub struct NatsBuilder {
@@ -208,8 +211,10 @@ impl Nats {
     }
 
     async fn answers(&self) -> Result<()> {
-        let client = self.client().await?;
-        jetstream::new(client).query_account().await?;
+        let mut context = jetstream::new(self.client().await?);
+        // A cluster without a leader says nothing, so short questions find out sooner that it has one.
+        context.set_timeout(ASK_LIMIT);
+        context.query_account().await?;
         Ok(())
     }
 

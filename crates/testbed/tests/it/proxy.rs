@@ -22,10 +22,9 @@ async fn echo(shift: u8) -> Result<u16> {
             tokio::spawn(async move {
                 let mut buffer = [0; 4096];
                 while let Ok(length @ 1..) = stream.read(&mut buffer).await {
-                    for byte in &mut buffer[..length] {
-                        *byte = byte.wrapping_add(shift);
-                    }
-                    if stream.write_all(&buffer[..length]).await.is_err() {
+                    let raised: Vec<u8> =
+                        buffer.iter().take(length).map(|byte| byte.wrapping_add(shift)).collect();
+                    if stream.write_all(&raised).await.is_err() {
                         break;
                     }
                 }
