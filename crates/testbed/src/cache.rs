@@ -90,7 +90,10 @@ impl Shelf {
     fn lock(&self) -> Result<File> {
         let path = self.folder.join(".lock");
         let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        if file.try_lock().is_err() {
+            progress(&format!("waiting for another process that holds {}", path.display()));
+            file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        }
         Ok(file)
     }
 

@@ -160,6 +160,7 @@ Dir::Log "{folder}";
 APT::Sandbox::User "root";
 APT::Install-Recommends "false";
 APT::Install-Suggests "false";
+APT::Update::Error-Mode "any";
 Acquire::Languages "none";
 Acquire::Retries "3";
 "##

@@ -148,7 +148,7 @@ async fn throttles_one_direction() -> Result<()> {
     proxy.throttle(Direction::ToServer, None);
     let start = Instant::now();
     round_trip(&mut stream, &[1; 4_000]).await?;
-    assert!(start.elapsed() < Duration::from_millis(350));
+    assert!(start.elapsed() < took, "the limit is lifted");
     Ok(())
 }
 
