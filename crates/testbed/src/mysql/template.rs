@@ -14,7 +14,7 @@ use crate::process::run;
 /// Part of the cache entry's name; to be raised when the way a template is made changes.
 const REVISION: u32 = 1;
 
-/// Written where a copied block is not all zeros.
+/// A copy looks for zeros in blocks of this size.
 const BLOCK_BYTES: usize = 64 * 1024;
 
 /// The template for this server, made if it is not in the cache. Blocks for some seconds then.

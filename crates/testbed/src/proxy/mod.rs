@@ -278,7 +278,9 @@ async fn accept(address: SocketAddr, shared: Arc<Shared>) {
                 accepted = listener.accept() => {
                     if let Ok((client, _)) = accepted {
                         shared.accepted.fetch_add(1, Ordering::Relaxed);
-                        connections.spawn(serve(client, Arc::clone(&shared)));
+                        // Read here, so that a cut between now and the task's first turn is not missed.
+                        let cuts = shared.plan.borrow().cuts;
+                        connections.spawn(serve(client, cuts, Arc::clone(&shared)));
                     }
                 }
             }
@@ -288,11 +290,10 @@ async fn accept(address: SocketAddr, shared: Arc<Shared>) {
     }
 }
 
-/// Serves one connection until it ends or is cut.
-async fn serve(mut client: TcpStream, shared: Arc<Shared>) {
+/// Serves one connection, accepted when `cuts` was the plan's, until it ends or is cut.
+async fn serve(mut client: TcpStream, cuts: u64, shared: Arc<Shared>) {
     let _open = Open::count(&shared.open);
     let mut plan = shared.plan.subscribe();
-    let cuts = plan.borrow().cuts;
     let mut server = None;
     let end = tokio::select! {
         biased;
