@@ -11,4 +11,9 @@ pub mod status;
 mod simulation;
 
 /// stand-in
-pub fn report(error: &dyn std::error::Error) -> String { error.to_string() }
+pub fn report(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut error = error;
+    while let Some(source) = error.source() { text = format!("{text}: {source}"); error = source; }
+    text
+}

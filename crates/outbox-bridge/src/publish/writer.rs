@@ -207,6 +207,8 @@ pub struct Writer<W> {
     /// The first message of an epoch goes alone: its answer proves where the stream ends.
     probing: bool,
     batch: Option<Batch>,
+    /// The next message cannot be sent.
+    blocked: bool,
     closed: bool,
     done: u64,
     progressed: Instant,
@@ -246,6 +248,7 @@ impl<W: Wire> Writer<W> {
             sent: 0,
             probing: true,
             batch: None,
+            blocked: false,
             closed: false,
             done: 0,
             progressed: Instant::now(),
@@ -289,7 +292,8 @@ impl<W: Wire> Writer<W> {
             }
             let waiting = self.sent > 0 || self.batch.as_ref().is_some_and(|batch| batch.ending);
             let timeout = self.progressed + self.options.ack_timeout;
-            let idle = self.batch.as_ref().is_some_and(|batch| !batch.ending) && self.sent == self.chain.len();
+            let idle = self.batch.as_ref().is_some_and(|batch| !batch.ending)
+                && (self.sent == self.chain.len() || self.blocked);
             let room = self.chain.len() < self.options.window && self.chain.bytes() < self.options.window_bytes_max;
             tokio::select! {
                 biased;
@@ -326,6 +330,7 @@ impl<W: Wire> Writer<W> {
 
     /// Sends what may be sent.
     async fn send_all(&mut self) -> Result<(), Stop> {
+        self.blocked = false;
         while self.sent < self.chain.len() {
             if self.probing && self.sent > 0 {
                 return Ok(());
@@ -362,11 +367,18 @@ impl<W: Wire> Writer<W> {
             if self.sent == 0 {
                 self.progressed = Instant::now();
             }
-            self.wire
-                .send(Envelope { message, expected_last_sequence, reply_to })
-                .await
-                .map_err(|source| Stop::Wire { stream: self.options.stream.clone(), source })?;
-            self.sent += 1;
+            match self.wire.send(Envelope { message, expected_last_sequence, reply_to }).await {
+                Ok(()) => self.sent += 1,
+                // All before it are to be stored first.
+                Err(_) if self.sent > 0 => {
+                    if let Some(batch) = &mut self.batch {
+                        batch.sent -= 1;
+                    }
+                    self.blocked = true;
+                    return Ok(());
+                }
+                Err(source) => return Err(Stop::Wire { stream: self.options.stream.clone(), source }),
+            }
         }
         Ok(())
     }

@@ -18,6 +18,8 @@ pub(super) struct Log {
     ids: Vec<Arc<TransactionId>>,
     /// For each stream, the rows that it must hold in the end.
     pub(super) expected: Vec<Vec<(String, u64)>>,
+    /// Some ids are inserted twice.
+    pub(super) doubles: bool,
 }
 
 impl Log {
@@ -76,7 +78,7 @@ impl Log {
             ids.push(transaction);
             offset += random.random_range(100..1_000);
         }
-        Self { transactions, ids, expected }
+        Self { transactions, ids, expected, doubles }
     }
 
     fn point(&self, done: usize) -> LogPoint {

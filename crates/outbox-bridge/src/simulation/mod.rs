@@ -50,7 +50,7 @@ impl Simulation {
     fn new(seed: u64) -> Self {
         let mut random = SmallRng::seed_from_u64(seed);
         let log = Arc::new(Log::generate(&mut random));
-        let faults = Faults::choose(&mut random);
+        let faults = Faults::choose(&mut random, &log);
         let world = World::new(&STREAMS, log.clone(), faults, random.random());
         let store = SimulatedStore::new(random.random());
         let mode = if random.random() { Mode::Fast } else { Mode::Pipelined };

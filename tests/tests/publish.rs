@@ -1,0 +1,236 @@
+//! The writer against real streams: both modes, restarts in mid-stream, a second writer, foreign messages.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use async_nats::jetstream::{self, stream};
+use outbox_bridge::publish::{
+    Chain, Message, Mode, NatsWire, Stop, Stored, Tail, TransactionId, Wire as _, Writer, WriterOptions,
+};
+use testbed::Nats;
+use tokio::sync::{mpsc, watch};
+
+const STREAM: &str = "ORDERS";
+
+fn message(number: u64) -> Message {
+    Message {
+        transaction: Arc::new(TransactionId {
+            gtid: format!("0-1-{number}"),
+            file: "binlog.000001".into(),
+            file_number: 1,
+            offset: number,
+            committed_micros: 0,
+        }),
+        row: 0,
+        subject: format!("orders.{}", number % 10).into(),
+        id: format!("id-{number}"),
+        headers: vec![("content-type".into(), "text/plain".into())],
+        body: format!("body {number}").into(),
+    }
+}
+
+fn options(mode: Mode) -> WriterOptions {
+    WriterOptions {
+        stream: STREAM.into(),
+        mode,
+        replicated: false,
+        window: 4096,
+        window_bytes_max: 8 << 20,
+        ack_timeout: Duration::from_secs(2),
+        retry_initial: Duration::from_millis(100),
+        retry_max: Duration::from_secs(1),
+        behind_patience: Duration::from_secs(2),
+        seed: 1,
+    }
+}
+
+/// A connection whose losses are counted, as the bridge makes it.
+async fn connect(nats: &Nats) -> Result<(async_nats::Client, watch::Receiver<u64>)> {
+    let (losses, receiver) = watch::channel(0);
+    let losses = Arc::new(losses);
+    let client = nats
+        .connect_options()
+        .event_callback(move |event| {
+            if matches!(event, async_nats::Event::Disconnected) {
+                losses.send_modify(|count| *count += 1);
+            }
+            std::future::ready(())
+        })
+        .connect(nats.url())
+        .await?;
+    Ok((client, receiver))
+}
+
+async fn create(nats: &Nats, batches: bool) -> Result<()> {
+    jetstream::new(nats.client().await?)
+        .create_stream(stream::Config {
+            name: STREAM.into(),
+            subjects: vec!["orders.>".into()],
+            allow_batch_publish: batches,
+            ..Default::default()
+        })
+        .await?;
+    Ok(())
+}
+
+struct Running {
+    input: mpsc::Sender<Vec<Message>>,
+    stored: watch::Receiver<Stored>,
+    writer: tokio::task::JoinHandle<Result<(), Stop>>,
+}
+
+async fn start(nats: &Nats, mode: Mode) -> Result<Running> {
+    let (client, losses) = connect(nats).await?;
+    let context = jetstream::new(client.clone());
+    let mut wire = NatsWire::new(client, context, STREAM.into(), true, losses).await?;
+    let chain = match wire.read_tail().await? {
+        Tail::Empty { last_sequence } => Chain::new(last_sequence, None, false, 0),
+        Tail::Message(tail) => Chain::new(tail.sequence, Some(tail.position), true, 0),
+    };
+    let (input, messages) = mpsc::channel(2);
+    let (report, stored) = watch::channel(Stored::default());
+    let writer = tokio::spawn(Writer::new(wire, options(mode), chain, messages, report).run());
+    Ok(Running { input, stored, writer })
+}
+
+/// The stream holds the messages 1 to `count`, each once and in order.
+async fn verify(nats: &Nats, count: u64) -> Result<()> {
+    let stream = jetstream::new(nats.client().await?).get_stream(STREAM).await?;
+    let state = &stream.cached_info().state;
+    ensure!(
+        state.messages == count && state.last_sequence == count,
+        "{} messages, last {}",
+        state.messages,
+        state.last_sequence
+    );
+    let step = (count / 50).max(1);
+    for sequence in (1..=count).step_by(usize::try_from(step)?).chain([count]) {
+        let stored = stream.get_raw_message(sequence).await?;
+        ensure!(stored.payload == format!("body {sequence}"), "message {sequence} has another body");
+        let id = stored.headers.get("ce-id").context("no ce-id")?;
+        ensure!(id.as_str() == format!("id-{sequence}"), "message {sequence} is {id}");
+    }
+    Ok(())
+}
+
+async fn carries_everything_in_order(nats: &Nats, mode: Mode) -> Result<()> {
+    create(nats, mode == Mode::Fast).await?;
+    let Running { input, stored, writer } = start(nats, mode).await?;
+    let begin = std::time::Instant::now();
+    for chunk in 0..200 {
+        input.send((chunk * 100 + 1..=chunk * 100 + 100).map(message).collect()).await?;
+    }
+    drop(input);
+    writer.await??;
+    println!("{mode}: 20,000 messages in {:?}", begin.elapsed());
+    ensure!(stored.borrow().done == 20_000);
+    verify(nats, 20_000).await
+}
+
+#[tokio::test]
+async fn fast_carries_everything_in_order() -> Result<()> {
+    carries_everything_in_order(&Nats::builder().start().await?, Mode::Fast).await
+}
+
+#[tokio::test]
+async fn pipelined_carries_everything_in_order() -> Result<()> {
+    carries_everything_in_order(&Nats::builder().start().await?, Mode::Pipelined).await
+}
+
+#[tokio::test]
+async fn pipelined_works_with_old_servers() -> Result<()> {
+    for version in ["2.10", "2.12"] {
+        carries_everything_in_order(&Nats::builder().version(version).start().await?, Mode::Pipelined).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn fast_falls_back_where_the_stream_does_not_allow_batches() -> Result<()> {
+    let nats = Nats::builder().start().await?;
+    create(&nats, false).await?;
+    let Running { input, writer, .. } = start(&nats, Mode::Fast).await?;
+    input.send((1..=500).map(message).collect()).await?;
+    drop(input);
+    writer.await??;
+    verify(&nats, 500).await
+}
+
+async fn survives_restarts(mode: Mode) -> Result<()> {
+    let mut nats = Nats::builder().start().await?;
+    create(&nats, mode == Mode::Fast).await?;
+    let Running { input, mut stored, writer } = start(&nats, mode).await?;
+    let sender = tokio::spawn(async move {
+        for chunk in 0..1000 {
+            input.send((chunk * 100 + 1..=chunk * 100 + 100).map(message).collect()).await?;
+        }
+        anyhow::Ok(())
+    });
+    for round in 1..=3 {
+        stored.wait_for(|stored| stored.done >= round * 10_000).await?;
+        nats.kill().await?;
+        nats.start().await?;
+    }
+    sender.await??;
+    writer.await??;
+    verify(&nats, 100_000).await
+}
+
+#[tokio::test]
+async fn fast_survives_killed_servers() -> Result<()> {
+    survives_restarts(Mode::Fast).await
+}
+
+#[tokio::test]
+async fn pipelined_survives_killed_servers() -> Result<()> {
+    survives_restarts(Mode::Pipelined).await
+}
+
+#[tokio::test]
+async fn foreign_messages_are_refused() -> Result<()> {
+    let nats = Nats::builder().start().await?;
+    create(&nats, true).await?;
+    let Running { input, mut stored, writer } = start(&nats, Mode::Fast).await?;
+    input.send((1..=10).map(message).collect()).await?;
+    stored.wait_for(|stored| stored.done == 10).await?;
+    jetstream::new(nats.client().await?).publish("orders.foreign", "x".into()).await?.await?;
+    input.send(vec![message(11)]).await?;
+    let stop = writer.await?.expect_err("a foreign message stops the writer");
+    let report = outbox_bridge::report(&stop);
+    ensure!(report.contains("orders.foreign") && report.contains("no bridge wrote"), "{report}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_double_id_is_stored_once_and_does_not_stop_the_rest() -> Result<()> {
+    for mode in [Mode::Fast, Mode::Pipelined] {
+        let nats = Nats::builder().start().await?;
+        create(&nats, true).await?;
+        let Running { input, stored, writer } = start(&nats, mode).await?;
+        let mut messages: Vec<_> = (1..=200).map(message).collect();
+        for double in [50, 100, 101, 199] {
+            messages[double].id = messages[double - 1].id.clone();
+        }
+        input.send(messages).await?;
+        drop(input);
+        writer.await??;
+        ensure!(stored.borrow().done == 200);
+        let stream = jetstream::new(nats.client().await?).get_stream(STREAM).await?;
+        ensure!(stream.cached_info().state.messages == 196, "{:?}", stream.cached_info().state);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_message_over_max_payload_stops_with_its_position_and_the_limit() -> Result<()> {
+    let nats = Nats::builder().max_payload(10_000).start().await?;
+    create(&nats, true).await?;
+    let Running { input, writer, .. } = start(&nats, Mode::Fast).await?;
+    let mut messages: Vec<_> = (1..=20).map(message).collect();
+    messages[15].body = vec![b'x'; 20_000].into();
+    input.send(messages).await?;
+    let report = outbox_bridge::report(&writer.await?.expect_err("too large"));
+    ensure!(report.contains("0-1-16@binlog.000001:16/0") && report.contains("10000"), "{report}");
+    // All before it are stored.
+    verify(&nats, 15).await
+}
