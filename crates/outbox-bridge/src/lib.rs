@@ -1,3 +1,5 @@
 //! Outbox Bridge: committed rows of a MySQL outbox table become JetStream messages, exactly once and in commit order.
 
+pub mod config;
+pub mod route;
 pub mod source;
