@@ -1,5 +1,14 @@
 //! Outbox Bridge: committed rows of a MySQL outbox table become JetStream messages, exactly once and in commit order.
 
+pub mod admin;
+pub mod cli;
 pub mod config;
+pub mod exit;
+pub mod logging;
+pub mod metrics;
+pub mod nats;
 pub mod route;
+mod run;
 pub mod source;
+
+pub use run::{RunError, run};

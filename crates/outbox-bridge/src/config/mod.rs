@@ -16,6 +16,8 @@ mod problem;
 mod reader;
 mod secret;
 mod source;
+#[cfg(test)]
+mod tests;
 mod units;
 
 use std::net::SocketAddr;
@@ -24,6 +26,7 @@ use std::time::Duration;
 
 pub use keys::{ENVIRONMENT_PREFIX, KEYS, Key, Kind, Presence};
 pub use nats::{Nats, NatsAuth, NatsTls};
+pub(crate) use outbox::quote_identifier;
 pub use outbox::{Columns, HeadersColumn, Outbox, TableName};
 pub use problem::{ConfigError, Origin, Problem};
 pub use secret::Secret;

@@ -227,16 +227,16 @@ impl<'a> Section<'a> {
     /// The path that `key` holds, made absolute or relative to the working folder; it names a file that can be read.
     pub(super) fn file(&self, key: &str) -> Option<PathBuf> {
         let (path, origin) = self.path(key)?;
-        match std::fs::File::open(&path) {
-            Ok(_) => Some(path),
+        match std::fs::File::open(&path.resolved) {
+            Ok(_) => Some(path.resolved),
             Err(error) => {
-                self.note(key, origin, unreadable(&path, &error));
+                self.note(key, origin, path.unreadable(&error));
                 None
             }
         }
     }
 
-    fn path(&self, key: &str) -> Option<(PathBuf, Origin)> {
+    fn path(&self, key: &str) -> Option<(FilePath, Origin)> {
         let (text, origin) = self.text_with_origin(key)?;
         if text.is_empty() {
             self.note(key, origin, Fault::new("is empty", "name a file, or remove the key"));
@@ -246,7 +246,7 @@ impl<'a> Section<'a> {
             Origin::File(file) => file.parent().unwrap_or(Path::new("")),
             Origin::Environment(_) | Origin::Absent => Path::new(""),
         };
-        Some((folder.join(text), origin))
+        Some((FilePath { resolved: folder.join(&text), written: text }, origin))
     }
 
     /// The secret in the environment's `key`, or in the file that `file_key` names.
@@ -277,13 +277,13 @@ impl<'a> Section<'a> {
 
     fn secret_file(&self, key: &str) -> Option<Secret> {
         let (path, origin) = self.path(key)?;
-        match std::fs::read_to_string(&path) {
+        match std::fs::read_to_string(&path.resolved) {
             Ok(text) => {
                 let text = text.strip_suffix('\n').unwrap_or(&text);
                 self.not_empty(key, origin, text.strip_suffix('\r').unwrap_or(text))
             }
             Err(error) => {
-                self.note(key, origin, unreadable(&path, &error));
+                self.note(key, origin, path.unreadable(&error));
                 None
             }
         }
@@ -343,18 +343,23 @@ impl<'a> Section<'a> {
     }
 }
 
-/// Secrets put in place of a path by mistake have no slash as a rule, so only what looks like a path is shown.
-fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
-    let shown = if path.is_absolute() || path.components().count() > 1 {
-        format!("{} cannot be read", path.display())
-    } else {
-        "the file that it names cannot be read".to_owned()
-    };
-    // The kind alone: some errors repeat the path.
-    Fault::new(
-        format!("{shown} ({})", error.kind()),
-        "name a file that exists and that the bridge's user may read",
-    )
+struct FilePath {
+    written: String,
+    resolved: PathBuf,
+}
+
+impl FilePath {
+    /// A secret put in place of a path by mistake has no slash as a rule, so only what looks like a path is shown.
+    fn unreadable(&self, error: &std::io::Error) -> Fault {
+        let shown = if self.written.contains('/') {
+            format!("{} cannot be read", self.resolved.display())
+        } else {
+            "the file that it names cannot be read".to_owned()
+        };
+        // The kind alone: some errors repeat the path.
+        let remedy = "name a file that exists and that the bridge's user may read";
+        Fault::new(format!("{shown} ({})", error.kind()), remedy)
+    }
 }
 
 fn parse_flag(text: &str) -> Result<bool, Fault> {

@@ -82,6 +82,7 @@ pub enum StartPosition {
     Gtids(String),
 }
 
+#[derive(Debug)]
 struct Address {
     host: String,
     port: u16,
@@ -303,7 +304,7 @@ mod tests {
             ("mysql://a%40b@db:1/", "db", 1, "a@b"),
             ("mysql://bridge@[::1]:3306", "::1", 3306, "bridge"),
         ] {
-            let address = parse_url(text).ok().expect(text);
+            let address = parse_url(text).expect(text);
             assert_eq!((address.host.as_str(), address.port, address.user.as_str()), (host, port, user));
         }
         for text in [
@@ -321,7 +322,7 @@ mod tests {
         ] {
             assert!(parse_url(text).is_err(), "{text}");
         }
-        let fault = parse_url("mysql://bridge:hunter2@db").err().expect("a password");
+        let fault = parse_url("mysql://bridge:hunter2@db").expect_err("a password");
         assert!(fault.remedy.contains("password_file") && !format!("{fault:?}").contains("hunter2"));
     }
 
