@@ -61,6 +61,7 @@ impl Readiness {
     pub fn new(components: impl IntoIterator<Item = Component>) -> Self {
         let states =
             components.into_iter().map(|component| (component, Some("starting".to_owned()))).collect();
+        metrics::ready().set(0.0);
         Self { states: Arc::new(Mutex::new(states)) }
     }
 

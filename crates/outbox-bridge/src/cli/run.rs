@@ -33,10 +33,9 @@ pub(super) fn execute(config: Config) -> Exit {
 
 async fn supervise(config: Config, shutdown: CancellationToken) -> Exit {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), name = config.name, "starting");
-    let readiness = Readiness::of_bridge();
     let admin_stop = CancellationToken::new();
-    let admin = match start_admin(&config, &readiness, &admin_stop).await {
-        Ok(admin) => admin,
+    let (readiness, admin) = match start_admin(&config, &admin_stop).await {
+        Ok(started) => started,
         Err(exit) => return exit,
     };
     let result = crate::run(config, readiness, shutdown.cancelled_owned()).await;
@@ -55,22 +54,23 @@ async fn supervise(config: Config, shutdown: CancellationToken) -> Exit {
     }
 }
 
-/// Binds and serves the admin endpoint, if one is configured.
+/// Binds and serves the admin endpoint, if one is configured. Metrics are recorded only then.
 async fn start_admin(
     config: &Config,
-    readiness: &Readiness,
     stop: &CancellationToken,
-) -> Result<Option<JoinHandle<()>>, Exit> {
-    let Some(address) = config.http.listen else { return Ok(None) };
+) -> Result<(Readiness, Option<JoinHandle<()>>), Exit> {
+    let Some(address) = config.http.listen else { return Ok((Readiness::of_bridge(), None)) };
     let handle = metrics::install().map_err(|error| fail(&error, Exit::Internal))?;
+    let readiness = Readiness::of_bridge();
     let admin = Admin::bind(address).await.map_err(|error| fail(&error, Exit::Configuration))?;
     tracing::info!(%address, "serving /livez, /readyz and /metrics");
     let serving = admin.serve(readiness.clone(), handle, stop.clone().cancelled_owned());
-    Ok(Some(tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         if let Err(error) = serving.await {
             tracing::error!(error = report(&error), "the admin endpoint has stopped");
         }
-    })))
+    });
+    Ok((readiness, Some(task)))
 }
 
 fn fail(error: &dyn std::error::Error, exit: Exit) -> Exit {
