@@ -22,6 +22,7 @@ fn message(number: u64) -> Message {
             committed_micros: 0,
         }),
         row: 0,
+        table: "a.b".into(),
         subject: format!("orders.{}", number % 10).into(),
         id: format!("id-{number}"),
         headers: vec![("content-type".into(), "text/plain".into())],
@@ -196,7 +197,7 @@ async fn foreign_messages_are_refused() -> Result<()> {
     jetstream::new(nats.client().await?).publish("orders.foreign", "x".into()).await?.await?;
     input.send(vec![message(11)]).await?;
     let stop = writer.await?.expect_err("a foreign message stops the writer");
-    let report = outbox_bridge::report(&stop);
+    let report = outbox_bridge::exit::report(&stop);
     ensure!(report.contains("orders.foreign") && report.contains("no bridge wrote"), "{report}");
     Ok(())
 }
@@ -229,7 +230,7 @@ async fn a_message_over_max_payload_stops_with_its_position_and_the_limit() -> R
     let mut messages: Vec<_> = (1..=20).map(message).collect();
     messages[15].body = vec![b'x'; 20_000].into();
     input.send(messages).await?;
-    let report = outbox_bridge::report(&writer.await?.expect_err("too large"));
+    let report = outbox_bridge::exit::report(&writer.await?.expect_err("too large"));
     ensure!(report.contains("0-1-16@binlog.000001:16/0") && report.contains("10000"), "{report}");
     // All before it are stored.
     verify(&nats, 15).await

@@ -1,19 +1,20 @@
 //! Outbox Bridge: committed rows of a MySQL outbox table become JetStream messages, exactly once and in commit order.
 
+pub mod admin;
 mod backoff;
 pub mod checkpoint;
-mod metrics;
+pub mod cli;
+pub mod config;
+pub mod exit;
+pub mod logging;
+pub mod metrics;
+pub mod nats;
 pub mod pipeline;
 pub mod publish;
-pub mod source;
-pub mod status;
+pub mod route;
+mod run;
 #[cfg(test)]
 mod simulation;
+pub mod source;
 
-/// stand-in
-pub fn report(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut error = error;
-    while let Some(source) = error.source() { text = format!("{text}: {source}"); error = source; }
-    text
-}
+pub use run::{RunError, run};

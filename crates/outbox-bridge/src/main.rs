@@ -1,2 +1,5 @@
-//! Placeholder.
-fn main() {}
+//! The `outbox-bridge` command.
+
+fn main() -> std::process::ExitCode {
+    outbox_bridge::cli::main()
+}

@@ -1,16 +1,331 @@
-//! stand-in
-use crate::publish::Message;
-#[derive(Debug)]
-pub(crate) struct StreamMetrics;
-impl StreamMetrics {
-    pub(crate) fn new(_stream: &str) -> Self { Self }
-    pub(crate) fn stored(&self, _messages: impl Iterator<Item = Message>) {}
-    pub(crate) fn duplicate(&self) {}
-    pub(crate) fn resumed(&self, _cause: &'static str) {}
-    pub(crate) fn in_flight(&self, _messages: usize) {}
+//! Every metric there is: names, units, meanings, and the handles to record them.
+//!
+//! Handles are made once and kept, so that recording on the hot path is an atomic addition. Labels are bounded by the
+//! configuration (`stream`, `table`) or by the code (`cause`): no value of a row is ever one.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::publish::{Chain, Message};
+
+/// What a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by buckets.
+    Histogram,
 }
 
-pub(crate) fn source_reconnect() {}
-pub(crate) fn refill(_stream: &str) {}
-pub(crate) fn checkpoint_age(_age: std::time::Duration) {}
-pub(crate) fn checkpoint_written() {}
+/// One metric, as documented.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name in Prometheus.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: MetricKind,
+    /// Its unit.
+    pub unit: Unit,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+/// Names.
+pub mod names {
+    /// Events stored.
+    pub const EVENTS_PUBLISHED: &str = "outbox_events_published_total";
+    /// Bytes stored.
+    pub const PUBLISHED_BYTES: &str = "outbox_published_bytes_total";
+    /// Events dropped by the server's duplicate window.
+    pub const DUPLICATES: &str = "outbox_duplicates_dropped_total";
+    /// Resumes from the stream's tail.
+    pub const RESUMES: &str = "outbox_resumes_total";
+    /// Messages in flight.
+    pub const IN_FLIGHT_MESSAGES: &str = "outbox_in_flight_messages";
+    /// Bytes in flight.
+    pub const IN_FLIGHT_BYTES: &str = "outbox_in_flight_bytes";
+    /// Latency from commit to stored.
+    pub const COMMIT_TO_STORED: &str = "outbox_commit_to_stored_seconds";
+    /// How far the stream is behind, in time.
+    pub const LAG_SECONDS: &str = "outbox_lag_seconds";
+    /// How far the bridge is behind, in the log.
+    pub const LAG_BYTES: &str = "outbox_lag_bytes";
+    /// The log file that has been reached.
+    pub const POSITION_FILE: &str = "outbox_position_file_number";
+    /// The offset in it.
+    pub const POSITION_OFFSET: &str = "outbox_position_offset_bytes";
+    /// Transactions read.
+    pub const TRANSACTIONS: &str = "outbox_transactions_total";
+    /// Row events of other tables.
+    pub const FOREIGN_ROWS: &str = "outbox_foreign_rows_skipped_total";
+    /// Connections to the source after the first.
+    pub const SOURCE_RECONNECTS: &str = "outbox_source_reconnects_total";
+    /// Connections to NATS after the first.
+    pub const NATS_RECONNECTS: &str = "outbox_nats_reconnects_total";
+    /// Checkpoints written.
+    pub const CHECKPOINT_WRITES: &str = "outbox_checkpoint_writes_total";
+    /// Age of the last checkpoint.
+    pub const CHECKPOINT_AGE: &str = "outbox_checkpoint_age_seconds";
+    /// Whether the bridge is ready.
+    pub const READY: &str = "outbox_ready_state";
+    /// Whether the bridge holds the lease.
+    pub const LEADER: &str = "outbox_leader_state";
+    /// The version.
+    pub const BUILD_INFO: &str = "outbox_build_info";
+}
+
+const fn metric(
+    name: &'static str,
+    kind: MetricKind,
+    unit: Unit,
+    labels: &'static [&'static str],
+    meaning: &'static str,
+) -> Metric {
+    Metric { name, kind, unit, labels, meaning }
+}
+
+use MetricKind::{Counter as C, Gauge as G, Histogram as H};
+
+/// Every metric.
+#[rustfmt::skip]
+pub const METRICS: &[Metric] = &[
+    metric(names::EVENTS_PUBLISHED, C, Unit::Count, &["stream", "table"], "Events that the stream has stored."),
+    metric(names::PUBLISHED_BYTES, C, Unit::Bytes, &["stream"], "Bytes of stored messages, headers included."),
+    metric(names::DUPLICATES, C, Unit::Count, &["stream"], "Events whose id the stream had already stored within its duplicate window."),
+    metric(names::RESUMES, C, Unit::Count, &["stream", "cause"], "Times that a writer went back to the stream's last message, by cause."),
+    metric(names::IN_FLIGHT_MESSAGES, G, Unit::Count, &["stream"], "Messages sent and not yet acknowledged."),
+    metric(names::IN_FLIGHT_BYTES, G, Unit::Bytes, &["stream"], "Bytes sent and not yet acknowledged."),
+    metric(names::COMMIT_TO_STORED, H, Unit::Seconds, &["stream"], "Time from the commit at the source to the stream's acknowledgement."),
+    metric(names::LAG_SECONDS, G, Unit::Seconds, &["stream"], "How long ago the oldest event that is not stored yet was committed; 0 when all are stored."),
+    metric(names::LAG_BYTES, G, Unit::Bytes, &[], "Bytes of log between the end of the source's log and what is stored."),
+    metric(names::POSITION_FILE, G, Unit::Count, &[], "Number of the log file that everything is stored up to."),
+    metric(names::POSITION_OFFSET, G, Unit::Bytes, &[], "Offset in that file."),
+    metric(names::TRANSACTIONS, C, Unit::Count, &[], "Committed transactions with rows of outbox tables."),
+    metric(names::FOREIGN_ROWS, C, Unit::Count, &[], "Row events of other tables, skipped without being decoded."),
+    metric(names::SOURCE_RECONNECTS, C, Unit::Count, &[], "Connections to the source that were lost."),
+    metric(names::NATS_RECONNECTS, C, Unit::Count, &[], "Connections to NATS that were lost."),
+    metric(names::CHECKPOINT_WRITES, C, Unit::Count, &[], "Checkpoints written."),
+    metric(names::CHECKPOINT_AGE, G, Unit::Seconds, &[], "Time since the last checkpoint was written."),
+    metric(names::READY, G, Unit::Count, &[], "1 if the bridge is ready, else 0."),
+    metric(names::LEADER, G, Unit::Count, &[], "1 if this bridge publishes, 0 if it stands by."),
+    metric(names::BUILD_INFO, G, Unit::Count, &["version"], "Always 1; the label says which version runs."),
+];
+
+/// Limits of the latency buckets, in seconds.
+const LATENCY_BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// Starts to record; once in the process's life. Without this call, recording does nothing and costs next to nothing.
+///
+/// The handle renders `/metrics`; its `run_upkeep` must be called about once a second, or what the histograms have
+/// gathered since the last scrape piles up in memory.
+///
+/// # Errors
+///
+/// If a recorder has been installed before.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full(names::COMMIT_TO_STORED.to_owned()), &LATENCY_BUCKETS)?
+        .build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder)?;
+    describe();
+    gauge!(names::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    Ok(handle)
+}
+
+fn describe() {
+    for &Metric { name, kind, unit, meaning, .. } in METRICS {
+        match kind {
+            MetricKind::Counter => metrics::describe_counter!(name, unit, meaning),
+            MetricKind::Gauge => metrics::describe_gauge!(name, unit, meaning),
+            MetricKind::Histogram => metrics::describe_histogram!(name, unit, meaning),
+        }
+    }
+}
+
+/// Handles of one stream's writer.
+#[derive(Debug, Clone)]
+pub struct StreamMetrics {
+    stream: String,
+    /// Bytes stored.
+    pub published_bytes: Counter,
+    /// Events dropped by the duplicate window.
+    pub duplicates: Counter,
+    /// Messages in flight.
+    pub in_flight_messages: Gauge,
+    /// Bytes in flight.
+    pub in_flight_bytes: Gauge,
+    /// Commit to stored, in seconds.
+    pub commit_to_stored: Histogram,
+    /// Lag in seconds.
+    pub lag: Gauge,
+    /// Counters of events, by table.
+    published: Vec<(Arc<str>, Counter)>,
+}
+
+impl StreamMetrics {
+    /// Handles for `stream`.
+    #[must_use]
+    pub fn new(stream: &str) -> Self {
+        let label = || [("stream", stream.to_owned())];
+        Self {
+            stream: stream.to_owned(),
+            published_bytes: counter!(names::PUBLISHED_BYTES, &label()),
+            duplicates: counter!(names::DUPLICATES, &label()),
+            in_flight_messages: gauge!(names::IN_FLIGHT_MESSAGES, &label()),
+            in_flight_bytes: gauge!(names::IN_FLIGHT_BYTES, &label()),
+            commit_to_stored: histogram!(names::COMMIT_TO_STORED, &label()),
+            lag: gauge!(names::LAG_SECONDS, &label()),
+            published: Vec::new(),
+        }
+    }
+
+    /// The counter of events of `table` (as `schema.table`) in this stream; to be kept.
+    pub fn events_published(&self, table: &str) -> Counter {
+        counter!(names::EVENTS_PUBLISHED, "stream" => self.stream.clone(), "table" => table.to_owned())
+    }
+
+    /// Counts messages that have been stored.
+    pub(crate) fn stored(&mut self, messages: impl Iterator<Item = Message>) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        for message in messages {
+            self.published_bytes.increment(message.size() as u64);
+            let committed = Duration::from_micros(message.transaction.committed_micros);
+            self.commit_to_stored.record(now.saturating_sub(committed).as_secs_f64());
+            match self.published.iter().find(|(table, _)| Arc::ptr_eq(table, &message.table)) {
+                Some((_, counter)) => counter.increment(1),
+                None => {
+                    let counter = self.events_published(&message.table);
+                    counter.increment(1);
+                    self.published.push((message.table, counter));
+                }
+            }
+        }
+    }
+
+    /// Shows what is on its way.
+    pub(crate) fn in_flight(&self, chain: &Chain) {
+        self.in_flight_messages.set(chain.len() as f64);
+        self.in_flight_bytes.set(chain.bytes() as f64);
+        let lag = chain.get(0).map(|oldest| {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            now.saturating_sub(Duration::from_micros(oldest.transaction.committed_micros)).as_secs_f64()
+        });
+        self.lag.set(lag.unwrap_or(0.0));
+    }
+
+    /// Counts a resume; `cause` is a word of the code, never data.
+    pub fn resumed(&self, cause: &'static str) {
+        counter!(names::RESUMES, "stream" => self.stream.clone(), "cause" => cause).increment(1);
+    }
+}
+
+/// Handles of the bridge as a whole.
+#[derive(Debug, Clone)]
+pub struct BridgeMetrics {
+    /// Lag in bytes of log.
+    pub lag_bytes: Gauge,
+    /// Number of the log file.
+    pub position_file: Gauge,
+    /// Offset in it.
+    pub position_offset: Gauge,
+    /// Transactions with outbox rows.
+    pub transactions: Counter,
+    /// Row events of other tables.
+    pub foreign_rows: Counter,
+    /// Lost connections to the source.
+    pub source_reconnects: Counter,
+    /// Lost connections to NATS.
+    pub nats_reconnects: Counter,
+    /// Checkpoints written.
+    pub checkpoint_writes: Counter,
+    /// Age of the last checkpoint, in seconds.
+    pub checkpoint_age: Gauge,
+    /// Whether this bridge publishes.
+    pub leader: Gauge,
+}
+
+impl BridgeMetrics {
+    /// The handles.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            lag_bytes: gauge!(names::LAG_BYTES),
+            position_file: gauge!(names::POSITION_FILE),
+            position_offset: gauge!(names::POSITION_OFFSET),
+            transactions: counter!(names::TRANSACTIONS),
+            foreign_rows: counter!(names::FOREIGN_ROWS),
+            source_reconnects: counter!(names::SOURCE_RECONNECTS),
+            nats_reconnects: counter!(names::NATS_RECONNECTS),
+            checkpoint_writes: counter!(names::CHECKPOINT_WRITES),
+            checkpoint_age: gauge!(names::CHECKPOINT_AGE),
+            leader: gauge!(names::LEADER),
+        }
+    }
+}
+
+impl Default for BridgeMetrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The gauge of readiness.
+pub(crate) fn ready() -> Gauge {
+    gauge!(names::READY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_pattern() {
+        for Metric { name, kind, unit, meaning, .. } in METRICS {
+            assert!(name.starts_with("outbox_") && meaning.ends_with('.'), "{name}");
+            assert_eq!(name.ends_with("_total"), *kind == MetricKind::Counter, "{name}");
+            match unit {
+                Unit::Seconds => assert!(name.ends_with("_seconds"), "{name}"),
+                Unit::Bytes => assert!(name.contains("bytes"), "{name}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Every metric of the table is recorded by the handles, with the table's labels, and nothing else is.
+    #[test]
+    fn the_table_is_what_is_recorded() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            let bridge = BridgeMetrics::new();
+            let stream = StreamMetrics::new("S");
+            stream.events_published("a.b").increment(1);
+            stream.resumed("timeout");
+            stream.commit_to_stored.record(0.001);
+            ready().set(1.0);
+            bridge.leader.set(1.0);
+            gauge!(names::BUILD_INFO, "version" => "x").set(1.0);
+        });
+        let text = handle.render();
+        let recorded: std::collections::BTreeSet<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        let documented: std::collections::BTreeSet<&str> = METRICS.iter().map(|metric| metric.name).collect();
+        assert_eq!(recorded, documented);
+        for Metric { name, labels, .. } in METRICS {
+            let line = text.lines().find(|line| line.starts_with(name)).expect(name);
+            assert!(labels.iter().all(|label| line.contains(&format!("{label}=\""))), "{line}");
+        }
+    }
+}

@@ -50,9 +50,9 @@ pub struct LogPoint {
     pub offset: u64,
     /// What stands at that offset.
     pub at: At,
-    /// The GTIDs of all transactions before this point and of the one at it, if that is completed; in the server's
-    /// notation.
-    pub executed: String,
+    /// The GTIDs of all transactions before this point and of the one at it, if that is done; in the server's notation.
+    /// `None` if not known.
+    pub executed: Option<String>,
     /// Prepared XA transactions whose outcome is still to come.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prepared: Vec<Prepared>,
@@ -67,6 +67,8 @@ pub struct LogPoint {
 pub enum At {
     /// The end of something, or the log's start: nothing is known of what follows.
     Boundary,
+    /// A log's start, from which transactions are read that are not among the executed ones.
+    Gtids,
     /// This transaction begins here, and all of it is done.
     Done(Transaction),
     /// This transaction begins here, and not all of it may be done.

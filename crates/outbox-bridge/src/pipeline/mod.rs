@@ -20,12 +20,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::plan::{Plan, PlanError, StreamState};
 use crate::{
+    admin::{Component, Readiness},
     backoff::Backoff,
     checkpoint::{Checkpoint, CheckpointError, Checkpoints, FORMAT_VERSION, LogPoint, StreamPoint},
-    metrics,
+    metrics::BridgeMetrics,
     publish::{Message, Mode, Stop, Stored, Wire, WireError, Writer, WriterOptions},
     source::{Batch, Source, SourceError as _},
-    status::{Component, Status},
 };
 
 /// What a stream is like, as far as its writer must know.
@@ -131,7 +131,7 @@ pub struct Pipeline<S, W, C> {
     wires: W,
     checkpoints: C,
     options: PipelineOptions,
-    status: Status,
+    readiness: Readiness,
     /// The checkpoint as this instance wrote it last, and its revision.
     revision: Option<u64>,
     saved: Option<(LogPoint, Instant)>,
@@ -141,8 +141,8 @@ type Failure<S> = PipelineError<<S as Source>::Error>;
 
 impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
     /// A pipeline from `source` to the streams of `wires`.
-    pub fn new(source: S, wires: W, checkpoints: C, options: PipelineOptions, status: Status) -> Self {
-        Self { source, wires, checkpoints, options, status, revision: None, saved: None }
+    pub fn new(source: S, wires: W, checkpoints: C, options: PipelineOptions, readiness: Readiness) -> Self {
+        Self { source, wires, checkpoints, options, readiness, revision: None, saved: None }
     }
 
     /// Runs until `shutdown`, then drains.
@@ -157,7 +157,7 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
                 End::Shutdown => return Ok(()),
                 End::Again(stop) => {
                     let wait = backoff.next();
-                    tracing::error!(error = crate::report(&stop), retry_in = ?wait, "starting anew from what the stream holds");
+                    tracing::error!(error = crate::exit::report(&stop), retry_in = ?wait, "starting anew from what the stream holds");
                     tokio::select! {
                         biased;
                         () = shutdown.cancelled() => return Ok(()),
@@ -182,7 +182,6 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         let (plan, wires) = prepared;
         for (stream, sequence) in &plan.refilled {
             tracing::error!(stream, sequence, "the stream lost messages that it had acknowledged; refilling it from the log");
-            metrics::refill(stream);
         }
 
         let mut writers = JoinSet::new();
@@ -207,9 +206,9 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         let backoff = self.backoff(2);
         let (batches, incoming) = mpsc::channel(1);
         let start = plan.start.clone();
-        let Self { source, checkpoints, options, status, revision, saved, .. } = self;
-        let mut run = Run { checkpoints, options, status, revision, saved, lanes, writers, snapshot: None };
-        let reading = reader::read(source, plan.start, backoff, run.status.clone(), batches);
+        let Self { source, checkpoints, options, readiness, revision, saved, .. } = self;
+        let mut run = Run { checkpoints, options, readiness, revision, saved, lanes, writers, snapshot: None, metrics: BridgeMetrics::new() };
+        let reading = reader::read(source, plan.start, backoff, run.readiness.clone(), batches);
         run.drive(reading, incoming, start, shutdown).await
     }
 
@@ -231,9 +230,9 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
                         return Err(error);
                     }
                     let wait = backoff.next();
-                    let report = crate::report(&error);
+                    let report = crate::exit::report(&error);
                     tracing::warn!(error = report, retry_in = ?wait, "cannot start yet");
-                    self.status.trouble(component, report);
+                    self.readiness.set_unready(component, report);
                     tokio::time::sleep(wait).await;
                 }
             }
@@ -290,7 +289,8 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         let claim = new_checkpoint(&self.options.instance, point.clone(), streams);
         self.revision = Some(self.checkpoints.save(&claim, revision).await.map_err(checkpoint)?);
         self.saved = Some((point, Instant::now()));
-        self.status.well(Component::Nats);
+        self.readiness.set_ready(Component::Nats);
+        self.readiness.set_ready(Component::Checkpoint);
         tracing::info!(
             at = %plan.start,
             streams = ?states.iter().map(|state| (&*state.name, state.tail.sequence())).collect::<Vec<_>>(),
@@ -320,12 +320,13 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
 struct Run<'a, C> {
     checkpoints: &'a mut C,
     options: &'a PipelineOptions,
-    status: &'a Status,
+    readiness: &'a Readiness,
     revision: &'a mut Option<u64>,
     saved: &'a mut Option<(LogPoint, Instant)>,
     lanes: Vec<Lane>,
     writers: JoinSet<Result<(), Stop>>,
     snapshot: Option<Snapshot>,
+    metrics: BridgeMetrics,
 }
 
 impl<C: Checkpoints> Run<'_, C> {
@@ -405,11 +406,11 @@ impl<C: Checkpoints> Run<'_, C> {
             .zip(&self.options.streams)
             .find_map(|(lane, stream)| Some(format!("stream {stream}: {}", lane.stored.borrow().trouble.as_deref()?)));
         match trouble {
-            Some(trouble) => self.status.trouble(Component::Nats, trouble),
-            None => self.status.well(Component::Nats),
+            Some(trouble) => self.readiness.set_unready(Component::Publish, trouble),
+            None => self.readiness.set_ready(Component::Publish),
         }
         if let Some((_, at)) = self.saved {
-            metrics::checkpoint_age(at.elapsed());
+            self.metrics.checkpoint_age.set(at.elapsed().as_secs_f64());
         }
     }
 
@@ -459,7 +460,7 @@ impl<C: Checkpoints> Run<'_, C> {
             Ok(revision) => {
                 *self.revision = Some(revision);
                 *self.saved = Some((checkpoint.point, Instant::now()));
-                metrics::checkpoint_written();
+                self.metrics.checkpoint_writes.increment(1);
                 Ok(())
             }
             Err(CheckpointError::Conflict) => self.resolve_conflict().await,

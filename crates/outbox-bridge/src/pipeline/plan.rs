@@ -157,7 +157,7 @@ fn point_order(point: &LogPoint) -> Option<(u64, u64, u64)> {
     let file = outbox_event::log_file_number(&point.file)?;
     Some(match point.at {
         At::Done(_) => (file, point.offset, u64::MAX),
-        At::Boundary | At::Pending(_) => (file, point.offset, 0),
+        At::Boundary | At::Gtids | At::Pending(_) => (file, point.offset, 0),
     })
 }
 
@@ -167,7 +167,7 @@ fn point_of(position: &Position) -> LogPoint {
         file: position.file.clone(),
         offset: position.offset,
         at: At::Pending(Transaction { gtid: position.gtid.clone(), committed_micros: 0 }),
-        executed: String::new(),
+        executed: None,
         prepared: Vec::new(),
         definitions: Default::default(),
     }

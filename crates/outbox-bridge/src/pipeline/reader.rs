@@ -3,11 +3,11 @@
 use tokio::sync::mpsc;
 
 use crate::{
+    admin::{Component, Readiness},
     backoff::Backoff,
     checkpoint::LogPoint,
-    metrics,
+    metrics::BridgeMetrics,
     source::{Batch, Source, SourceError as _},
-    status::{Component, Status},
 };
 
 /// Reads from `point` on and sends what comes; opens again after transient errors. Ends when nobody listens any more.
@@ -15,14 +15,16 @@ pub(super) async fn read<S: Source>(
     source: &mut S,
     mut point: LogPoint,
     mut backoff: Backoff,
-    status: Status,
+    readiness: Readiness,
     batches: mpsc::Sender<Batch>,
+
 ) -> Result<(), S::Error> {
+    let metrics = BridgeMetrics::new();
     loop {
         let error = match source.open(&point).await {
             Err(error) => error,
             Ok(()) => {
-                status.well(Component::Source);
+                readiness.set_ready(Component::Source);
                 loop {
                     match source.next().await {
                         Ok(batch) => {
@@ -41,10 +43,10 @@ pub(super) async fn read<S: Source>(
             return Err(error);
         }
         let wait = backoff.next();
-        let report = crate::report(&error);
+        let report = crate::exit::report(&error);
         tracing::warn!(error = report, at = %point, retry_in = ?wait, "lost the source");
-        status.trouble(Component::Source, format!("source: {report}"));
-        metrics::source_reconnect();
+        readiness.set_unready(Component::Source, format!("source: {report}"));
+        metrics.source_reconnects.increment(1);
         tokio::select! {
             biased;
             () = batches.closed() => return Ok(()),

@@ -322,6 +322,7 @@ mod tests {
                 committed_micros: 0,
             }),
             row,
+            table: "a.b".into(),
             subject: "s".into(),
             id: format!("{offset}/{row}"),
             headers: Vec::new(),

@@ -34,6 +34,8 @@ pub struct Message {
     pub transaction: Arc<TransactionId>,
     /// The row's number among those that the transaction puts into the same stream, from 0.
     pub row: u64,
+    /// The table, as `schema.table`.
+    pub table: Arc<str>,
     /// The subject to publish to.
     pub subject: Subject,
     /// The event id, which is sent as `Nats-Msg-Id` if the writer is set so, and always as `ce-id`.

@@ -517,7 +517,7 @@ impl<W: Wire> Writer<W> {
                 position = %message.position(),
                 "the stream knows this event id already: the row is not stored again"
             );
-            self.metrics.duplicate();
+            self.metrics.duplicates.increment(1);
         }
         self.sent = self.sent.saturating_sub(1);
         // The next message gets the same sequence: an answer that comes twice must not count for it as well.
@@ -527,7 +527,7 @@ impl<W: Wire> Writer<W> {
     }
 
     fn report(&mut self, trouble: Option<&str>) {
-        self.metrics.in_flight(self.chain.len());
+        self.metrics.in_flight(&self.chain);
         self.stored.send_if_modified(|stored| {
             let (sequence, position) = self.chain.known();
             let changed =

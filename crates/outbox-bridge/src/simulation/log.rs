@@ -66,6 +66,7 @@ impl Log {
                     Message {
                         transaction: transaction.clone(),
                         row: counts[stream],
+                        table: "a.b".into(),
                         subject: "s".into(),
                         id,
                         headers: Vec::new(),
@@ -95,7 +96,7 @@ impl Log {
             file,
             offset,
             at,
-            executed: String::new(),
+            executed: None,
             prepared: Vec::new(),
             definitions: Default::default(),
         }
@@ -144,7 +145,7 @@ impl Source for SimulatedSource {
         }
         self.rows = 0;
         self.done = match &point.at {
-            At::Boundary => 0,
+            At::Boundary | At::Gtids => 0,
             At::Done(transaction) | At::Pending(transaction) => {
                 let index = self.log.ids.iter().position(|id| {
                     *id.file == *point.file && id.offset == point.offset && id.gtid == transaction.gtid

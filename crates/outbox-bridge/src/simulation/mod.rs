@@ -25,9 +25,9 @@ use self::{
     store::SimulatedStore,
 };
 use crate::{
+    admin::Readiness,
     pipeline::{Pipeline, PipelineError, PipelineOptions},
     publish::{Mode, Stop, WriterOptions},
-    status::Status,
 };
 
 const STREAMS: [&str; 2] = ["A", "B"];
@@ -88,7 +88,7 @@ impl Simulation {
         };
         let source = SimulatedSource::new(self.log.clone(), self.random.random());
         let wires = SimulatedWires::new(self.world.clone(), self.mode);
-        let pipeline = Pipeline::new(source, wires, self.store.clone(), options, Status::default());
+        let pipeline = Pipeline::new(source, wires, self.store.clone(), options, Readiness::of_bridge());
         tokio::spawn(pipeline.run(shutdown))
     }
 
@@ -148,7 +148,7 @@ impl Simulation {
             match run.await {
                 Ok(Ok(()) | Err(PipelineError::TakenOver { .. } | PipelineError::Deadline)) => {}
                 Ok(Err(PipelineError::Writer(Stop::Conflict { .. }))) => {}
-                Ok(Err(error)) => panic!("seed {}: {}: {error:?}", self.seed, crate::report(&error)),
+                Ok(Err(error)) => panic!("seed {}: {}: {error:?}", self.seed, crate::exit::report(&error)),
                 Err(ended) => assert!(ended.is_cancelled(), "seed {}: {ended}", self.seed),
             }
         }

@@ -1,0 +1,127 @@
+//! `outbox-bridge check`: everything that would keep `run` from working, each with its remedy.
+//!
+//! A probe asks a server and hands what it learnt to pure functions that judge it. A probe that fails is a finding, and
+//! the others go on, so that one run shows all there is to do.
+
+mod nats;
+mod stream;
+
+use std::fmt;
+
+use super::{complain, print_out};
+use crate::config::Config;
+use crate::exit::{Exit, report};
+
+/// How bad a finding is; the worst decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Severity {
+    /// Good to know.
+    Note,
+    /// `run` works, but not as well or as safely as it could.
+    Warning,
+    /// A server cannot be asked.
+    Unavailable,
+    /// `run` would not work.
+    Error,
+}
+
+/// One thing that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Finding {
+    /// How bad it is.
+    pub(super) severity: Severity,
+    /// What it is about: `stream ORDERS`, `nats.url`.
+    pub(super) subject: String,
+    /// What was found.
+    pub(super) problem: String,
+    /// What to do about it; empty for notes.
+    pub(super) remedy: String,
+}
+
+impl Finding {
+    pub(super) fn new(
+        severity: Severity,
+        subject: impl Into<String>,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { severity, subject: subject.into(), problem: problem.into(), remedy: remedy.into() }
+    }
+
+    pub(super) fn note(subject: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::new(Severity::Note, subject, problem, "")
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match self.severity {
+            Severity::Note => "ok",
+            Severity::Warning => "warning",
+            Severity::Unavailable | Severity::Error => "ERROR",
+        };
+        write!(f, "{word:8} {}: {}", self.subject, self.problem)?;
+        if self.remedy.is_empty() { Ok(()) } else { write!(f, "\n         -> {}", self.remedy) }
+    }
+}
+
+pub(super) fn execute(config: &Config) -> Exit {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&report(&error));
+            return Exit::Internal;
+        }
+    };
+    let mut findings = vec![source()];
+    findings.extend(runtime.block_on(Box::pin(nats::probe(config))));
+    match print_out(&render(&findings)) {
+        Exit::Success => exit(&findings),
+        failure => failure,
+    }
+}
+
+/// The place of the source's probes: until they are here, nobody may take the silence for a yes.
+fn source() -> Finding {
+    let remedy = "see that it has row format, a user with the grants of outbox-bridge init, and the tables";
+    Finding::new(Severity::Warning, "source", "is not checked yet", remedy)
+}
+
+fn exit(findings: &[Finding]) -> Exit {
+    match findings.iter().map(|finding| finding.severity).max() {
+        Some(Severity::Error) => Exit::Configuration,
+        Some(Severity::Unavailable) => Exit::Unavailable,
+        Some(Severity::Warning | Severity::Note) | None => Exit::Success,
+    }
+}
+
+/// All findings, and a line that sums them up.
+fn render(findings: &[Finding]) -> String {
+    let count = |severities: &[Severity]| {
+        findings.iter().filter(|finding| severities.contains(&finding.severity)).count()
+    };
+    let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+    let lines: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
+    let errors = plural(count(&[Severity::Error, Severity::Unavailable]), "error");
+    let warnings = plural(count(&[Severity::Warning]), "warning");
+    format!("{lines}\n{errors}, {warnings}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_finding_decides() {
+        let of = |severity| Finding::new(severity, "stream S", "does not exist", "create it");
+        let note = Finding::note("nats", "connected");
+        assert_eq!(exit(&[]), Exit::Success);
+        assert_eq!(exit(&[note.clone(), of(Severity::Warning)]), Exit::Success);
+        assert_eq!(exit(&[of(Severity::Unavailable), note.clone()]), Exit::Unavailable);
+        assert_eq!(exit(&[of(Severity::Error), of(Severity::Unavailable)]), Exit::Configuration);
+        assert_eq!(
+            render(&[note, of(Severity::Error)]),
+            "ok       nats: connected\nERROR    stream S: does not exist\n         -> create it\n\n1 error, 0 warnings\n"
+        );
+    }
+}

@@ -1,0 +1,153 @@
+//! From the tree of values to a checked [`Config`], noting every problem on the way.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+
+use figment::value::Value;
+
+use super::layers::Layers;
+use super::outbox::is_plain_name;
+use super::problem::{ConfigError, Fault};
+use super::reader::{Choice, Section};
+use super::{
+    Checkpoint, Config, Http, Log, LogFormat, Outbox, Publish, PublishMode, Retry, Shutdown, nats, outbox,
+    source,
+};
+
+impl Choice for PublishMode {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("fast", Self::Fast), ("pipelined", Self::Pipelined)];
+}
+
+impl Choice for LogFormat {
+    const NAMES: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}
+
+pub(super) fn build(layers: &Layers) -> Result<Config, ConfigError> {
+    let problems = RefCell::new(layers.problems.clone());
+    let section = |name| Section::new(layers, &problems, name);
+    let top = section("");
+    top.refuse_unknown();
+
+    let name = top.parsed("name", |text| parse_plain(text, "a name"));
+    let source = source::read(&section("source"));
+    let nats = nats::read(&section("nats"));
+    let outboxes = read_outboxes(layers, &top);
+    let publish = read_publish(&section("publish"));
+    let checkpoint = read_checkpoint(&section("checkpoint"));
+    let retry = read_retry(&section("retry"));
+    let http = Http { listen: section("http").parsed("listen", parse_listen).flatten() };
+    let log = read_log(&section("log"));
+    let shutdown = Shutdown { deadline: section("shutdown").duration("deadline") };
+
+    match (name, source, problems.into_inner()) {
+        (Some(name), Some(source), problems) if problems.is_empty() => {
+            Ok(Config { name, source, nats, outboxes, publish, checkpoint, retry, http, log, shutdown })
+        }
+        (_, _, problems) => Err(ConfigError::new(problems)),
+    }
+}
+
+fn read_outboxes(layers: &Layers, top: &Section<'_>) -> Vec<Outbox> {
+    const FORM: &str = "write [[outbox]] with table, stream and subject in the configuration file";
+    let elements = match layers.tree().get("outbox") {
+        Some(Value::Array(_, elements)) if !elements.is_empty() => elements.as_slice(),
+        None | Some(Value::Array(..)) => {
+            top.problem("outbox", Fault::new("there is no outbox table to read", FORM));
+            return Vec::new();
+        }
+        Some(_) => {
+            top.problem("outbox", Fault::new("is an array of sections, which only the file can hold", FORM));
+            return Vec::new();
+        }
+    };
+    let mut outboxes: Vec<Outbox> = Vec::new();
+    for (index, element) in elements.iter().enumerate() {
+        let Value::Dict(_, values) = element else {
+            top.problem("outbox", Fault::new("is an array of sections", FORM));
+            continue;
+        };
+        let section = top.element("outbox", index, values);
+        section.refuse_unknown();
+        let Some(outbox) = outbox::read(&section) else { continue };
+        for earlier in &outboxes {
+            refuse_conflict(&section, earlier, &outbox);
+        }
+        outboxes.push(outbox);
+    }
+    outboxes
+}
+
+fn refuse_conflict(section: &Section<'_>, earlier: &Outbox, outbox: &Outbox) {
+    if earlier.table == outbox.table {
+        let cause = format!("{} is configured twice", outbox.table);
+        section.problem("table", Fault::new(cause, "keep one of the two [[outbox]]"));
+    }
+    if earlier.stream != outbox.stream && earlier.subject.overlaps(&outbox.subject) {
+        let cause = format!(
+            "some of its subjects ({}) are also those of stream {} ({}), and a subject belongs to one stream only",
+            outbox.subject.subject_filter(),
+            earlier.stream,
+            earlier.subject.subject_filter(),
+        );
+        section.problem("subject", Fault::new(cause, "begin the two subjects with different words"));
+    }
+}
+
+fn read_publish(section: &Section<'_>) -> Publish {
+    Publish {
+        mode: section.choice("mode"),
+        window: section.integer("window"),
+        window_bytes_max: section.size("window_bytes_max"),
+        message_id: section.flag("message_id"),
+        ack_timeout: section.duration("ack_timeout"),
+    }
+}
+
+fn read_checkpoint(section: &Section<'_>) -> Checkpoint {
+    Checkpoint {
+        bucket: section.parsed("bucket", |text| parse_plain(text, "a bucket's name")).unwrap_or_default(),
+        interval: section.duration("interval"),
+        replicas: section.optional_integer("replicas"),
+    }
+}
+
+fn read_retry(section: &Section<'_>) -> Retry {
+    let retry = Retry { initial: section.duration("initial"), max: section.duration("max") };
+    if retry.max < retry.initial {
+        section.problem("max", Fault::new("is shorter than retry.initial", "make it at least as long"));
+    }
+    retry
+}
+
+fn read_log(section: &Section<'_>) -> Log {
+    let level = section.parsed("level", |text| {
+        let parsed = tracing_subscriber::EnvFilter::builder().parse(text);
+        parsed.map(|_| text.to_owned()).map_err(|error| {
+            Fault::new(
+                format!("{text:?} is not a filter ({error})"),
+                "write error, warn, info, debug, trace, or directives such as \"outbox_bridge=debug,info\"",
+            )
+        })
+    });
+    Log { format: section.choice("format"), level: level.unwrap_or_default() }
+}
+
+fn parse_listen(text: &str) -> Result<Option<SocketAddr>, Fault> {
+    if text == "off" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        Fault::new(
+            format!("{text:?} is not an address with a port"),
+            "write for instance \"127.0.0.1:9464\", \"0.0.0.0:9464\", or \"off\"",
+        )
+    })
+}
+
+fn parse_plain(text: &str, what: &str) -> Result<String, Fault> {
+    if is_plain_name(text) {
+        return Ok(text.to_owned());
+    }
+    Err(Fault::new(format!("{text:?} is not {what}"), "use letters, digits, - and _"))
+}
