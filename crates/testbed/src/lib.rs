@@ -1,1 +1,50 @@
-//! Placeholder.
+//! Real servers for tests, the demo and benchmarks.
+//!
+//! This crate gets MySQL, MariaDB and nats-server without root rights and without containers, keeps them in a
+//! cache folder outside the repository, and starts each on a free port with its data in a temporary folder. A
+//! server dies with its handle, and with the process that started it, however that process ends.
+//!
+//! Beside the servers stand [`FaultyProxy`], a TCP proxy whose faults are switched at run time, and
+//! [`TlsMaterial`], certificates for tests of TLS.
+//!
+//! It never skips: where a server can neither be found nor got, the error says what to install or which variable
+//! to set.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `OUTBOX_TESTBED_CACHE` | the cache folder; else `$XDG_CACHE_HOME/outbox-bridge-testbed`, else `~/.cache/…` |
+//! | `OUTBOX_TESTBED_MYSQLD` | path of a `mysqld` to use, MySQL 8.0 or newer |
+//! | `OUTBOX_TESTBED_MARIADBD` | path of a `mariadbd` to use |
+//! | `OUTBOX_TESTBED_NATS_SERVER` | path of a `nats-server` to use where the newest is asked for |
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! let mysql = testbed::MySql::builder().option("--binlog-row-image=MINIMAL").start().await?;
+//! let nats = testbed::Nats::builder().version("2.12").start().await?;
+//! mysql.exec("CREATE DATABASE shop").await?;
+//! let client = nats.client().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod cache;
+mod mysql;
+mod nats;
+mod packages;
+mod port;
+mod process;
+mod proxy;
+mod servers;
+mod tls;
+mod version;
+mod wait;
+mod wheel;
+
+pub use mysql::{Flavour, MySql, MySqlBuilder};
+pub use nats::{Nats, NatsBuilder, NatsCluster};
+pub use port::Port;
+pub use proxy::{Direction, FaultyProxy};
+pub use servers::{Server, prefetch_all};
+pub use tls::{Certificate, TlsMaterial};
+pub use version::Version;
+pub use wait::eventually;

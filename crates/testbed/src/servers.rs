@@ -1,0 +1,50 @@
+//! Getting every server beforehand.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::mysql::{self, Flavour};
+use crate::nats;
+use crate::version::Version;
+
+/// A server that is at hand.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// What it is called.
+    pub name: String,
+    /// Its version.
+    pub version: Version,
+    /// Where its program is.
+    pub path: PathBuf,
+}
+
+/// Gets every server that the tests use, and says on standard error what it does. What is at hand already is left as
+/// it is.
+///
+/// # Errors
+///
+/// When one can neither be found nor got; the error says what to do.
+pub async fn prefetch_all() -> Result<Vec<Server>> {
+    tokio::task::spawn_blocking(|| {
+        let mut servers = Vec::new();
+        for flavour in [Flavour::MySql, Flavour::MariaDb] {
+            let software = mysql::prefetch(flavour)?;
+            servers.push(Server {
+                name: flavour.to_string(),
+                version: software.version(),
+                path: software.path(),
+            });
+        }
+        for minor in [None, Some("2.12"), Some("2.10")] {
+            let software = nats::Software::get(minor)?;
+            servers.push(Server {
+                name: "nats-server".to_owned(),
+                version: software.version,
+                path: software.path,
+            });
+        }
+        Ok(servers)
+    })
+    .await?
+}
