@@ -121,6 +121,11 @@ struct Snapshot {
     routed: Vec<u64>,
 }
 
+/// So often in a row may a stream not fit what its writer knows, within [`MISFIT_QUIET`]: a deposed leader's word can do
+/// that once, and starting anew from what the stream holds mends it.
+const MISFITS_MAX: u32 = 3;
+const MISFIT_QUIET: Duration = Duration::from_secs(60);
+
 /// Lists of messages that a lane may have waiting besides what its writer holds.
 const LANE_CAPACITY: usize = 2;
 
@@ -152,10 +157,20 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
     /// See [`PipelineError`]: what trying again cannot mend.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Failure<S>> {
         let mut backoff = self.backoff(1);
+        let mut misfits = 0;
         loop {
+            let begun = Instant::now();
             match self.run_once(&shutdown).await? {
                 End::Shutdown => return Ok(()),
                 End::Again(stop) => {
+                    if begun.elapsed() >= MISFIT_QUIET {
+                        misfits = 0;
+                        backoff.reset();
+                    }
+                    misfits += u32::from(matches!(stop, Stop::Inconsistent { .. }));
+                    if misfits > MISFITS_MAX {
+                        return Err(PipelineError::Writer(stop));
+                    }
                     let wait = backoff.next();
                     tracing::error!(error = crate::exit::report(&stop), retry_in = ?wait, "starting anew from what the stream holds");
                     tokio::select! {
@@ -391,7 +406,7 @@ impl<C: Checkpoints> Run<'_, C> {
         ended: Result<Result<(), Stop>, tokio::task::JoinError>,
     ) -> Result<End, PipelineError<E>> {
         match ended {
-            Ok(Err(stop @ Stop::Behind { .. })) => Ok(End::Again(stop)),
+            Ok(Err(stop @ (Stop::Behind { .. } | Stop::Inconsistent { .. }))) => Ok(End::Again(stop)),
             Ok(Err(stop)) => Err(PipelineError::Writer(stop)),
             Ok(Ok(())) => Err(PipelineError::Writer(Stop::Internal("a writer ended before its input".into()))),
             Err(panic) => Err(PipelineError::Writer(Stop::Internal(format!("a writer failed: {panic}")))),
