@@ -1,5 +1,6 @@
 //! Where events come from: one replication connection to MySQL or MariaDB.
 
+pub mod connection;
 mod raw;
 mod stream;
 
