@@ -172,7 +172,7 @@ impl Wire for NatsWire {
                 Ok(Tail::Empty { last_sequence: state.last_sequence })
             }
             Err(error) => match error.kind() {
-                LastRawMessageErrorKind::JetStream(error) => Err(self.jetstream_error(&error)),
+                LastRawMessageErrorKind::JetStream(error) => Err(jetstream_error(&self.stream, &error)),
                 LastRawMessageErrorKind::InvalidSubject => Err(WireError::Unavailable("invalid subject".into())),
                 _ => Err(WireError::Timeout),
             },
@@ -199,19 +199,31 @@ impl NatsWire {
     }
 
     async fn info(&self) -> Result<jetstream::stream::Info, WireError> {
-        let stream = self.context.get_stream(&self.stream).await.map_err(|error| match error.kind() {
-            GetStreamErrorKind::JetStream(error) => self.jetstream_error(&error),
-            _ => WireError::Unavailable(error.to_string()),
-        })?;
-        Ok(stream.cached_info().clone())
+        Self::stream_info(&self.context, &self.stream).await
     }
 
-    fn jetstream_error(&self, error: &jetstream::Error) -> WireError {
-        if error.error_code() == ErrorCode::STREAM_NOT_FOUND {
-            WireError::NoStream { stream: self.stream.clone() }
-        } else {
-            WireError::Unavailable(error.to_string())
-        }
+    /// What the server says of a stream.
+    ///
+    /// # Errors
+    ///
+    /// If it does not exist or the server does not answer.
+    pub async fn stream_info(
+        context: &jetstream::Context,
+        stream: &str,
+    ) -> Result<jetstream::stream::Info, WireError> {
+        let info = context.get_stream(stream).await.map_err(|error| match error.kind() {
+            GetStreamErrorKind::JetStream(error) => jetstream_error(stream, &error),
+            _ => WireError::Unavailable(error.to_string()),
+        })?;
+        Ok(info.cached_info().clone())
+    }
+}
+
+fn jetstream_error(stream: &str, error: &jetstream::Error) -> WireError {
+    if error.error_code() == ErrorCode::STREAM_NOT_FOUND {
+        WireError::NoStream { stream: stream.to_owned() }
+    } else {
+        WireError::Unavailable(error.to_string())
     }
 }
 

@@ -147,7 +147,7 @@ pub enum WireError {
     #[error("the server cannot answer now: {0}")]
     Unavailable(String),
     /// The stream does not exist.
-    #[error("stream {stream} does not exist")]
+    #[error("stream {stream} does not exist; `outbox-bridge init` prints its configuration")]
     #[expect(missing_docs, reason = "the fields are what the message says")]
     NoStream { stream: String },
     /// The stream's last message was not written by a bridge.

@@ -74,6 +74,14 @@ pub struct Mapping {
     partition_key: Option<usize>,
 }
 
+impl Mapping {
+    /// The event id among a row's values.
+    #[must_use]
+    pub fn id_of<'v>(&self, values: &'v [Value]) -> Option<&'v Value> {
+        values.get(self.id)
+    }
+}
+
 impl Route {
     /// The route of an outbox; `server` is what its `ce-source` says unless configured.
     #[must_use]
@@ -160,7 +168,7 @@ impl Route {
         let content_type = self.optional(mapping.content_type, values, &columns.content_type, "content_type")?;
         let body = match values.get(mapping.payload) {
             Some(Value::Bytes(bytes)) => bytes.clone(),
-            Some(Value::Text(text) | Value::Json(text)) => Bytes::copy_from_slice(text.as_bytes()),
+            Some(Value::Text(text) | Value::Json(text)) => text.clone().into_bytes(),
             Some(Value::Null) => Bytes::new(),
             Some(Value::Absent) | None => return Err(self.absent(&columns.payload, "payload")),
         };
@@ -227,7 +235,7 @@ impl Route {
                 Ok(bytes) => uuid::Uuid::from_bytes(bytes).to_string(),
                 Err(_) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
             }),
-            Some(Value::Text(text)) if text.is_empty() => Err(RouteError::Missing {
+            Some(Value::Text(text)) if text.as_str().is_empty() => Err(RouteError::Missing {
                 table: self.table.to_string(),
                 column: column.into(),
                 role: "id",
@@ -253,7 +261,7 @@ impl Route {
 
     fn text(&self, value: Option<&Value>, column: &str, role: &'static str) -> Result<String, RouteError> {
         match value {
-            Some(Value::Text(text) | Value::Json(text)) => Ok(text.clone()),
+            Some(Value::Text(text) | Value::Json(text)) => Ok(text.as_str().to_owned()),
             Some(Value::Bytes(bytes)) => match <[u8; 16]>::try_from(&**bytes) {
                 Ok(uuid) => Ok(uuid::Uuid::from_bytes(uuid).to_string()),
                 Err(_) => std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| RouteError::NotText {

@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
     Batch, RawEvent, Source, SourceError,
-    connection::{ConnectOptions, Connection, ConnectionError, ConnectionErrorKind, DumpRequest, DumpStream, Flavour},
+    connection::{ConnectOptions, Connection, ConnectionError, ConnectionErrorKind, DumpRequest, DumpStream, Flavour, Recovery},
     event::{EventError, PayloadReader},
     find::{self, FindError},
     group::GroupReader,
@@ -20,7 +20,7 @@ use crate::{
     metrics::BridgeMetrics,
     publish::Message,
     route::Route,
-    transaction::{Assembler, RowDecoder, Step, TransactionError},
+    transaction::{Assembler, OutboxRows, Step, TransactionError},
 };
 
 /// Settings of a [`LogSource`].
@@ -71,8 +71,8 @@ pub enum LogError {
         /// The server's words.
         source: ConnectionError,
     },
-    /// Events whose checksums are wrong time and again.
-    #[error("the log is damaged: an event's checksum is wrong each time it is read; check the server's disk and network")]
+    /// What comes is damaged time and again, or somebody else takes the dump over.
+    #[error("the log could not be read several times in a row")]
     Damaged(#[source] ConnectionError),
     /// Another server.
     #[error(
@@ -90,7 +90,7 @@ pub enum LogError {
 impl SourceError for LogError {
     fn is_transient(&self) -> bool {
         match self {
-            Self::Connection(error) | Self::Find(FindError::Connection(error)) => error.is_transient(),
+            Self::Connection(error) | Self::Find(FindError::Connection(error)) => error.recovery() != Recovery::Stop,
             _ => false,
         }
     }
@@ -102,8 +102,8 @@ const BATCH_ROWS: usize = 256;
 const BATCH_BYTES: usize = 256 << 10;
 /// After so many events without a row, how far the log has been read is handed out all the same.
 const BATCH_EVENTS: usize = 4096;
-/// So often in a row may an event have a wrong checksum: it may be the wire's fault once, not for ever.
-const CHECKSUM_TRIES: u32 = 3;
+/// So often in a row may what comes be damaged: it may be the wire's fault once, not for ever.
+const FAILURES_MAX: u32 = 5;
 
 /// Makes a route's definition for a server; see [`Route::new`].
 pub type MakeRoutes = Box<dyn Fn(&str) -> Vec<Route> + Send + Sync>;
@@ -113,7 +113,7 @@ pub struct LogSource {
     options: LogOptions,
     make_routes: MakeRoutes,
     metrics: BridgeMetrics,
-    checksum_failures: u32,
+    failures: u32,
     open: Option<Open>,
 }
 
@@ -136,7 +136,7 @@ impl LogSource {
     /// A source with these options. `make_routes` is called with what `ce-source` is to say of the server.
     #[must_use]
     pub fn new(options: LogOptions, make_routes: MakeRoutes) -> Self {
-        Self { options, make_routes, metrics: BridgeMetrics::new(), checksum_failures: 0, open: None }
+        Self { options, make_routes, metrics: BridgeMetrics::new(), failures: 0, open: None }
     }
 
     async fn connect(&self) -> Result<(Connection, ServerIdentity), LogError> {
@@ -157,7 +157,7 @@ impl LogSource {
         };
         let routes = (self.make_routes)(&identity.name);
         let definitions = restore_definitions(point, &routes);
-        let rows = RowDecoder::new(routes, flavour, definitions);
+        let rows = OutboxRows::new(routes, flavour, definitions);
         // Where the executed set is not known, the file is read from its beginning for its GTIDs.
         let offset = if executed.is_some() { point.offset } else { 4 };
         let request = self.request(point.file.clone(), offset);
@@ -315,16 +315,13 @@ impl Source for LogSource {
         };
         match self.read(&mut open).await {
             Ok(batch) => {
-                self.checksum_failures = 0;
+                self.failures = 0;
                 self.open = Some(open);
                 Ok(batch)
             }
-            Err(LogError::Connection(error)) if error.kind() == ConnectionErrorKind::Checksum => {
-                self.checksum_failures += 1;
-                if self.checksum_failures > CHECKSUM_TRIES {
-                    return Err(LogError::Damaged(error));
-                }
-                Err(LogError::Connection(error))
+            Err(LogError::Connection(error)) if error.recovery() == Recovery::RetryBounded => {
+                self.failures += 1;
+                Err(if self.failures > FAILURES_MAX { LogError::Damaged(error) } else { error.into() })
             }
             Err(error) => Err(purged(error, &open.assembler.point().to_string())),
         }

@@ -11,17 +11,16 @@
 //!   ([`Step::Replay`]). The same way serves XA transactions, whose rows stand far before their commit.
 
 mod rows;
-#[cfg(test)]
-mod tests;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use outbox_event::log_file_number;
 
-pub use self::rows::{RowDecoder, Taken};
+pub use self::rows::{OutboxRows, RowsError, Taken};
 use crate::{
     checkpoint::{At, LogPoint, Prepared, Transaction},
-    decode::{DecodeError, RowsKind},
+    config::TableName,
+    decode::{ColumnDefinition, DecodeError, RowsKind},
     publish::{Message, TransactionId},
     route::{RouteError, finish},
     source::{
@@ -174,7 +173,7 @@ enum Expected {
 pub struct Assembler {
     server: String,
     flavour: Flavour,
-    rows: RowDecoder,
+    rows: OutboxRows,
     /// At most so many bytes of messages are held for open and prepared transactions together.
     buffer_bytes_max: usize,
     prepared_bytes: usize,
@@ -204,7 +203,7 @@ impl Assembler {
         point: &LogPoint,
         executed: Option<GtidSet>,
         flavour: Flavour,
-        rows: RowDecoder,
+        rows: OutboxRows,
         buffer_bytes_max: usize,
     ) -> Self {
         let expected = match &point.at {
@@ -237,6 +236,18 @@ impl Assembler {
         }
     }
 
+    /// The table of a route.
+    #[must_use]
+    pub fn table(&self, route: usize) -> Option<TableName> {
+        self.rows.table(route)
+    }
+
+    /// What decodes the rows, for a [`Replay`].
+    #[must_use]
+    pub fn rows(&self) -> &OutboxRows {
+        &self.rows
+    }
+
     /// Row events of other tables, and transactions with outbox rows, since the last call.
     pub fn take_counts(&mut self) -> (u64, u64) {
         (std::mem::take(&mut self.foreign_rows), std::mem::take(&mut self.transactions))
@@ -267,8 +278,8 @@ impl Assembler {
     }
 
     /// Takes the definition of the table of a route, as asked for by [`Step::Define`].
-    pub fn define(&mut self, route: usize, definition: serde_json::Value) {
-        self.rows.define(route, definition);
+    pub fn define(&mut self, route: usize, definition: Vec<ColumnDefinition>) {
+        self.rows.define(route, Arc::new(definition));
     }
 
     /// Takes one event; messages of transactions that are committed by it are appended to `out`.
@@ -287,7 +298,7 @@ impl Assembler {
         }
         match event {
             Event::Rotate { file, offset } => self.rotate(raw, file, offset),
-            Event::FormatDescription(_) => {
+            Event::FormatDescription => {
                 self.rows.forget_table_maps();
                 // A server that dies while it writes a group leaves it open; its next log begins without it.
                 if self.group.take().is_some() {
@@ -296,7 +307,7 @@ impl Assembler {
                 Ok(Step::Continue)
             }
             Event::Gtid(gtid) => self.begin(raw, gtid),
-            Event::Query(query) => self.query(raw, &query, out),
+            Event::Query(query) => self.query(&query, out),
             Event::Xid => self.end(Fate::Committed, out),
             Event::XaPrepare { xid, one_phase } => {
                 self.end(if one_phase { Fate::Committed } else { Fate::Prepared(xid.to_string()) }, out)
@@ -304,7 +315,7 @@ impl Assembler {
             Event::TableMap(body) => match self.rows.table_map(&body) {
                 Ok(Taken::Define(route)) => Ok(Step::Define(route)),
                 Ok(Taken::Done) => Ok(Step::Continue),
-                Err(source) => Err(TransactionError::Decode { at: self.at(), source }),
+                Err(error) => Err(error.at(self.at())),
             },
             Event::Rows(kind) => self.rows_event(raw, kind),
             Event::TransactionPayload(payload) => {
@@ -402,6 +413,7 @@ impl Assembler {
         if !skip && let (Some(gtid), Some(executed)) = (&gtid.gtid, &mut self.executed) {
             executed.add(gtid);
         }
+        self.rows.forget_table_maps();
         self.group = Some(Group {
             transaction,
             standalone: gtid.standalone,
@@ -434,7 +446,6 @@ impl Assembler {
 
     fn query(
         &mut self,
-        raw: &RawEvent,
         query: &QueryEvent,
         out: &mut Vec<(usize, Message)>,
     ) -> Result<Step, TransactionError> {
@@ -471,7 +482,6 @@ impl Assembler {
                 if let Some(table) = self.rows.written_by(query).filter(|_| !skip) {
                     return Err(TransactionError::Statement { at: self.at(), table: table.to_string() });
                 }
-                let _ = raw;
             }
             Statement::Savepoint | Statement::XaEnd | Statement::XaPrepare | Statement::Other => {
                 if !group.begun {
@@ -487,22 +497,16 @@ impl Assembler {
 
     fn rows_event(&mut self, raw: &RawEvent, kind: RowsKind) -> Result<Step, TransactionError> {
         let Some(group) = &mut self.group else { return Err(TransactionError::Stray { at: self.at() }) };
-        let Some(route) = self.rows.route_of(raw).map_err(|source| TransactionError::Decode {
-            at: group.transaction.to_string(),
-            source,
-        })?
-        else {
+        let before = group.messages.len();
+        let wanted = kind != RowsKind::Delete && !group.skip && !group.overflown;
+        let ours = self
+            .rows
+            .rows(raw, wanted, &group.transaction, &mut group.messages)
+            .map_err(|error| error.at(group.transaction.to_string()))?;
+        if !ours {
             self.foreign_rows += 1;
             return Ok(Step::Continue);
-        };
-        if kind == RowsKind::Delete || kind == RowsKind::Update || group.skip {
-            return Ok(Step::Continue);
         }
-        if group.overflown {
-            return Ok(Step::Continue);
-        }
-        let before = group.messages.len();
-        rows::decode_into(&mut self.rows, raw, route, &group.transaction, &mut group.messages)?;
         group.bytes += group.messages.iter().skip(before).map(|(_, message)| message.size()).sum::<usize>();
         if group.bytes + self.prepared_bytes > self.buffer_bytes_max {
             group.overflown = true;
