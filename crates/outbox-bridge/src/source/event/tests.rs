@@ -151,8 +151,8 @@ proptest! {
     fn no_bytes_panic(event_type: u8, body: Vec<u8>, mariadb: bool) {
         let flavour = if mariadb { Flavour::MariaDb } else { Flavour::MySql };
         if let Ok(Event::Query(query)) = Event::parse(&raw(event_type, body.clone()), flavour) {
-            query.statement();
-            query.names_table("shop", "outbox");
+            let _ = query.statement();
+            let _ = query.names_table("shop", "outbox");
         }
         let _ = TransactionPayload::parse(&body.into()).and_then(|payload| PayloadReader::new(payload, 1_000)?.next());
     }
@@ -160,7 +160,7 @@ proptest! {
     #[test]
     fn no_text_panics(text in ".*") {
         let query = QueryEvent { schema: Bytes::new(), text: text.into() };
-        query.statement();
-        query.names_table("shop", "outbox");
+        let _ = query.statement();
+        let _ = query.names_table("shop", "outbox");
     }
 }
