@@ -125,9 +125,9 @@ fn exit_of(error: &PipelineError<LogError>) -> Exit {
         PipelineError::Source(LogError::Connection(_) | LogError::Damaged(_)) | PipelineError::Deadline => {
             Exit::Unavailable
         }
-        PipelineError::Source(LogError::Transaction(TransactionError::Unfinished { .. } | TransactionError::Stray { .. })) => {
-            Exit::Internal
-        }
+        PipelineError::Source(LogError::Transaction(
+            TransactionError::Unfinished { .. } | TransactionError::Stray { .. },
+        )) => Exit::Internal,
         PipelineError::Writer(crate::publish::Stop::Internal(_)) => Exit::Internal,
         PipelineError::Checkpoint(CheckpointError::Unavailable(_)) => Exit::Unavailable,
         _ => Exit::Configuration,
@@ -208,7 +208,7 @@ async fn connect(config: &Config, readiness: &Readiness) -> Result<(Client, watc
             Ok(client) => return Ok((client, receiver)),
             Err(error) => NatsError::Connect(error),
         };
-        let wait = backoff.next();
+        let wait = backoff.wait();
         let report = report(&error);
         tracing::warn!(error = report, retry_in = ?wait, "cannot connect to NATS yet");
         readiness.set_unready(Component::Nats, report);
@@ -273,7 +273,8 @@ impl Wires for NatsWires {
     async fn wire(&mut self, stream: &str) -> Result<(NatsWire, StreamTraits), WireError> {
         let info = NatsWire::stream_info(&self.context, stream).await?;
         let (major, minor, patch) = FAST_SERVER;
-        let offered = info.config.allow_batch_publish && self.client.is_server_compatible(major, minor, patch);
+        let offered =
+            info.config.allow_batch_publish && self.client.is_server_compatible(major, minor, patch);
         let mode = match self.mode {
             PublishMode::Auto if offered => Mode::Fast,
             PublishMode::Auto | PublishMode::Pipelined => Mode::Pipelined,

@@ -216,7 +216,14 @@ impl RowDecoder {
             let count = |present: &[u8]| (0..event.column_count).filter(|index| bit(present, *index)).count();
             let [before, after] = &event.present;
             let counts = [count(before), count(after)];
-            return Ok(Rows { decoder: self, event, image, counts, rest: Reader::new(&event.rows), failed: false });
+            return Ok(Rows {
+                decoder: self,
+                event,
+                image,
+                counts,
+                rest: Reader::new(&event.rows),
+                failed: false,
+            });
         };
         Err(problem.in_table(&self.table))
     }

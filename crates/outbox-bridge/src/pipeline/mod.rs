@@ -47,7 +47,10 @@ pub trait Wires: Send {
     /// # Errors
     ///
     /// If the stream cannot be reached or cannot be written to by a bridge.
-    fn wire(&mut self, stream: &str) -> impl Future<Output = Result<(Self::Wire, StreamTraits), WireError>> + Send;
+    fn wire(
+        &mut self,
+        stream: &str,
+    ) -> impl Future<Output = Result<(Self::Wire, StreamTraits), WireError>> + Send;
 }
 
 /// Settings of the pipeline.
@@ -98,7 +101,9 @@ pub enum PipelineError<E: std::error::Error + 'static> {
     #[expect(missing_docs, reason = "the field is what the message says")]
     TakenOver { by: String },
     /// Not everything was stored before the shutdown's deadline; the next start goes on there.
-    #[error("not everything that was read could be stored before the shutdown's deadline; the next start goes on there")]
+    #[error(
+        "not everything that was read could be stored before the shutdown's deadline; the next start goes on there"
+    )]
     Deadline,
 }
 
@@ -171,7 +176,7 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
                     if misfits > MISFITS_MAX {
                         return Err(PipelineError::Writer(stop));
                     }
-                    let wait = backoff.next();
+                    let wait = backoff.wait();
                     tracing::error!(error = crate::exit::report(&stop), retry_in = ?wait, "starting anew from what the stream holds");
                     tokio::select! {
                         biased;
@@ -196,7 +201,11 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         };
         let (plan, wires) = prepared;
         for (stream, sequence) in &plan.refilled {
-            tracing::error!(stream, sequence, "the stream lost messages that it had acknowledged; refilling it from the log");
+            tracing::error!(
+                stream,
+                sequence,
+                "the stream lost messages that it had acknowledged; refilling it from the log"
+            );
         }
 
         let mut writers = JoinSet::new();
@@ -222,13 +231,22 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         let (batches, incoming) = mpsc::channel(1);
         let start = plan.start.clone();
         let Self { source, checkpoints, options, readiness, revision, saved, .. } = self;
-        let mut run = Run { checkpoints, options, readiness, revision, saved, lanes, writers, snapshot: None, metrics: BridgeMetrics::new() };
+        let mut run = Run {
+            checkpoints,
+            options,
+            readiness,
+            revision,
+            saved,
+            lanes,
+            writers,
+            snapshot: None,
+            metrics: BridgeMetrics::new(),
+        };
         let reading = reader::read(source, plan.start, backoff, run.readiness.clone(), batches);
         run.drive(reading, incoming, start, shutdown).await
     }
 
     /// Loads, reads, decides and claims, each as often as it takes.
-    #[expect(clippy::type_complexity, reason = "one use")]
     async fn prepare(&mut self) -> Result<(Plan, Vec<(W::Wire, StreamTraits)>), Failure<S>> {
         let mut backoff = self.backoff(3);
         loop {
@@ -238,13 +256,15 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
                     let transient = match &error {
                         PipelineError::Source(error) => error.is_transient(),
                         PipelineError::Wire(error) => error.is_transient(),
-                        PipelineError::Checkpoint(CheckpointError::Unavailable(_) | CheckpointError::Conflict) => true,
+                        PipelineError::Checkpoint(
+                            CheckpointError::Unavailable(_) | CheckpointError::Conflict,
+                        ) => true,
                         _ => false,
                     };
                     if !transient {
                         return Err(error);
                     }
-                    let wait = backoff.next();
+                    let wait = backoff.wait();
                     let report = crate::exit::report(&error);
                     tracing::warn!(error = report, retry_in = ?wait, "cannot start yet");
                     self.readiness.set_unready(component, report);
@@ -254,7 +274,6 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "one use")]
     async fn try_prepare(&mut self) -> Result<(Plan, Vec<(W::Wire, StreamTraits)>), (Component, Failure<S>)> {
         let nats = |error: WireError| (Component::Nats, PipelineError::Wire(error));
         let checkpoint = |error| (Component::Nats, PipelineError::Checkpoint(error));
@@ -300,7 +319,8 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
                 }),
             ),
         };
-        let point = loaded.as_ref().map_or_else(|| plan.start.clone(), |(checkpoint, _)| checkpoint.point.clone());
+        let point =
+            loaded.as_ref().map_or_else(|| plan.start.clone(), |(checkpoint, _)| checkpoint.point.clone());
         let claim = new_checkpoint(&self.options.instance, point.clone(), streams);
         self.revision = Some(self.checkpoints.save(&claim, revision).await.map_err(checkpoint)?);
         self.saved = Some((point, Instant::now()));
@@ -314,7 +334,10 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         Ok((plan, wires))
     }
 
-    async fn plan_without_checkpoint(&mut self, states: &[StreamState]) -> Result<Plan, (Component, Failure<S>)> {
+    async fn plan_without_checkpoint(
+        &mut self,
+        states: &[StreamState],
+    ) -> Result<Plan, (Component, Failure<S>)> {
         match plan::without_checkpoint(states) {
             Ok(Some(plan)) => {
                 tracing::warn!(at = %plan.start, "there is no checkpoint; going on from the streams' last messages");
@@ -324,8 +347,11 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
             Err(PlanError::NoCheckpoint { .. }) if self.options.start_is_explicit => {}
             Err(error) => return Err((Component::Nats, PipelineError::Plan(error))),
         }
-        let start =
-            self.source.first_point().await.map_err(|error| (Component::Source, PipelineError::Source(error)))?;
+        let start = self
+            .source
+            .first_point()
+            .await
+            .map_err(|error| (Component::Source, PipelineError::Source(error)))?;
         tracing::info!(at = %start, "first start");
         Ok(Plan { start, chains: plan::from_tails(states, true), refilled: Vec::new() })
     }
@@ -358,7 +384,8 @@ impl<C: Checkpoints> Run<'_, C> {
         let mut point = start;
         let mut waiting: VecDeque<(usize, Vec<Message>)> = VecDeque::new();
         loop {
-            let next_lane = waiting.front().and_then(|(index, _)| self.lanes.get(*index)).map(|lane| lane.input.clone());
+            let next_lane =
+                waiting.front().and_then(|(index, _)| self.lanes.get(*index)).map(|lane| lane.input.clone());
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -408,18 +435,18 @@ impl<C: Checkpoints> Run<'_, C> {
         match ended {
             Ok(Err(stop @ (Stop::Behind { .. } | Stop::Inconsistent { .. }))) => Ok(End::Again(stop)),
             Ok(Err(stop)) => Err(PipelineError::Writer(stop)),
-            Ok(Ok(())) => Err(PipelineError::Writer(Stop::Internal("a writer ended before its input".into()))),
+            Ok(Ok(())) => {
+                Err(PipelineError::Writer(Stop::Internal("a writer ended before its input".into())))
+            }
             Err(panic) => Err(PipelineError::Writer(Stop::Internal(format!("a writer failed: {panic}")))),
         }
     }
 
     /// Tells metrics and readiness how the lanes are.
     fn observe(&mut self) {
-        let trouble = self
-            .lanes
-            .iter()
-            .zip(&self.options.streams)
-            .find_map(|(lane, stream)| Some(format!("stream {stream}: {}", lane.stored.borrow().trouble.as_deref()?)));
+        let trouble = self.lanes.iter().zip(&self.options.streams).find_map(|(lane, stream)| {
+            Some(format!("stream {stream}: {}", lane.stored.borrow().trouble.as_deref()?))
+        });
         match trouble {
             Some(trouble) => self.readiness.set_unready(Component::Publish, trouble),
             None => self.readiness.set_ready(Component::Publish),
@@ -430,7 +457,10 @@ impl<C: Checkpoints> Run<'_, C> {
     }
 
     /// Saves the newest snapshot that is covered, and takes the next.
-    async fn checkpoint<E: std::error::Error + 'static>(&mut self, point: &LogPoint) -> Result<(), PipelineError<E>> {
+    async fn checkpoint<E: std::error::Error + 'static>(
+        &mut self,
+        point: &LogPoint,
+    ) -> Result<(), PipelineError<E>> {
         let covered = match self.snapshot.take() {
             Some(snapshot) if self.is_covered(&snapshot) => Some(snapshot.point),
             Some(snapshot) => {
@@ -448,7 +478,9 @@ impl<C: Checkpoints> Run<'_, C> {
             covered
         };
         match covered {
-            Some(point) if self.saved.as_ref().is_none_or(|(saved, _)| *saved != point) => self.save(point).await,
+            Some(point) if self.saved.as_ref().is_none_or(|(saved, _)| *saved != point) => {
+                self.save(point).await
+            }
             Some(point) => {
                 // Nothing new; what is saved is as good as written now.
                 *self.saved = Some((point, Instant::now()));
@@ -462,7 +494,10 @@ impl<C: Checkpoints> Run<'_, C> {
         self.lanes.iter().zip(&snapshot.routed).all(|(lane, routed)| lane.stored.borrow().done >= *routed)
     }
 
-    async fn save<E: std::error::Error + 'static>(&mut self, point: LogPoint) -> Result<(), PipelineError<E>> {
+    async fn save<E: std::error::Error + 'static>(
+        &mut self,
+        point: LogPoint,
+    ) -> Result<(), PipelineError<E>> {
         let streams = stream_points(
             &self.options.streams,
             self.lanes.iter().map(|lane| {
@@ -567,5 +602,11 @@ fn stream_points(
 
 fn new_checkpoint(instance: &str, point: LogPoint, streams: BTreeMap<String, StreamPoint>) -> Checkpoint {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Checkpoint { version: FORMAT_VERSION, instance: instance.to_owned(), point, streams, written_seconds: now.as_secs() }
+    Checkpoint {
+        version: FORMAT_VERSION,
+        instance: instance.to_owned(),
+        point,
+        streams,
+        written_seconds: now.as_secs(),
+    }
 }

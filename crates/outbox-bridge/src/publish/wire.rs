@@ -173,7 +173,10 @@ impl WireError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Timeout | Self::Unavailable(_) => true,
-            Self::NoStream { .. } | Self::Foreign { .. } | Self::TooLarge { .. } | Self::Unsendable { .. } => false,
+            Self::NoStream { .. }
+            | Self::Foreign { .. }
+            | Self::TooLarge { .. }
+            | Self::Unsendable { .. } => false,
         }
     }
 }

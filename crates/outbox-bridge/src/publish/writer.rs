@@ -294,7 +294,8 @@ impl<W: Wire> Writer<W> {
             let timeout = self.progressed + self.options.ack_timeout;
             let idle = self.batch.as_ref().is_some_and(|batch| !batch.ending)
                 && (self.sent == self.chain.len() || self.blocked);
-            let room = self.chain.len() < self.options.window && self.chain.bytes() < self.options.window_bytes_max;
+            let room =
+                self.chain.len() < self.options.window && self.chain.bytes() < self.options.window_bytes_max;
             tokio::select! {
                 biased;
                 delivery = self.wire.receive() => {
@@ -426,7 +427,9 @@ impl<W: Wire> Writer<W> {
 
     fn take_single(&mut self, expected: u64, reply: Reply) -> Result<Option<Doubt>, Stop> {
         match reply {
-            Reply::Stored { duplicate: false, sequence, .. } if sequence == expected => Ok(self.stored_up_to(sequence)),
+            Reply::Stored { duplicate: false, sequence, .. } if sequence == expected => {
+                Ok(self.stored_up_to(sequence))
+            }
             Reply::Stored { duplicate: false, .. } | Reply::Flow { .. } => Ok(Some(Doubt::WrongSequence)),
             Reply::Stored { duplicate: true, .. }
                 if self.probing && expected == self.chain.sequence() + 1 && self.is_duplicate() =>
@@ -436,11 +439,17 @@ impl<W: Wire> Writer<W> {
             }
             Reply::Stored { duplicate: true, .. } => Ok(Some(Doubt::Duplicate)),
             Reply::NoResponders => Ok(Some(Doubt::NoResponders)),
-            Reply::Refused { code, description } if code::is_permanent(code) && self.probing => Err(Stop::Refused {
-                stream: self.options.stream.clone(),
-                position: self.chain.get(0).map(|message| message.position().to_string()).unwrap_or_default(),
-                reason: format!("{description} ({code})"),
-            }),
+            Reply::Refused { code, description } if code::is_permanent(code) && self.probing => {
+                Err(Stop::Refused {
+                    stream: self.options.stream.clone(),
+                    position: self
+                        .chain
+                        .get(0)
+                        .map(|message| message.position().to_string())
+                        .unwrap_or_default(),
+                    reason: format!("{description} ({code})"),
+                })
+            }
             Reply::Refused { code, description } => Ok(Some(Doubt::Refused(code, description))),
         }
     }
@@ -459,7 +468,9 @@ impl<W: Wire> Writer<W> {
                 let certain = batch.base + number - 1;
                 Ok(self.stored_up_to(certain))
             }
-            Reply::Stored { sequence, count: Some(count), .. } if batch.ending && sequence == batch.base + count && count == batch.sent => {
+            Reply::Stored { sequence, count: Some(count), .. }
+                if batch.ending && sequence == batch.base + count && count == batch.sent =>
+            {
                 self.batch = None;
                 Ok(self.stored_up_to(sequence))
             }
@@ -530,8 +541,9 @@ impl<W: Wire> Writer<W> {
         self.metrics.in_flight(&self.chain);
         self.stored.send_if_modified(|stored| {
             let (sequence, position) = self.chain.known();
-            let changed =
-                stored.done != self.done || stored.sequence != sequence || stored.trouble.as_deref() != trouble;
+            let changed = stored.done != self.done
+                || stored.sequence != sequence
+                || stored.trouble.as_deref() != trouble;
             if changed {
                 *stored = Stored {
                     done: self.done,
@@ -556,7 +568,7 @@ impl<W: Wire> Writer<W> {
         let mut behind_since = None;
         loop {
             self.report(Some(&trouble));
-            tokio::time::sleep(self.backoff.next()).await;
+            tokio::time::sleep(self.backoff.wait()).await;
             let tail = match self.wire.read_tail().await {
                 Ok(tail) => tail,
                 Err(error) if error.is_transient() => {

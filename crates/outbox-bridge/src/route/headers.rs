@@ -48,7 +48,8 @@ pub(super) fn parse(text: &[u8], headers: &mut Headers) -> Result<(), HeadersErr
                 };
                 // An entry without a name cannot be a header.
                 if let Some(name) = application_name(&name) {
-                    self.0.push((Cow::Owned(name.into_owned()), encode_application_value(&value).into_owned()));
+                    self.0
+                        .push((Cow::Owned(name.into_owned()), encode_application_value(&value).into_owned()));
                 }
             }
             Ok(true)
@@ -88,7 +89,8 @@ mod tests {
 
     #[test]
     fn entries_cannot_steer_or_forge() {
-        let text = r#"{"Nats-Expected-Last-Sequence": "7", "ce-id": "x", "a\r\nNats-Rollup": "all\r\nce-type: y"}"#;
+        let text =
+            r#"{"Nats-Expected-Last-Sequence": "7", "ce-id": "x", "a\r\nNats-Rollup": "all\r\nce-type: y"}"#;
         let names: Vec<_> = parsed(text).unwrap();
         assert_eq!(names[0].0, "Outbox-App-Nats-Expected-Last-Sequence");
         assert_eq!(names[1].0, "Outbox-App-ce-id");

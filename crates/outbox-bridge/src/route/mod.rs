@@ -112,9 +112,15 @@ impl Route {
         let columns = &self.config.columns;
         let find = |column: &str| names.clone().position(|name| name.eq_ignore_ascii_case(column));
         let required = |column: &str, role| {
-            find(column).ok_or_else(|| RouteError::NoColumn { table: self.table.to_string(), column: column.into(), role })
+            find(column).ok_or_else(|| RouteError::NoColumn {
+                table: self.table.to_string(),
+                column: column.into(),
+                role,
+            })
         };
-        let optional = |column: &Option<String>, role| column.as_deref().map(|column| required(column, role)).transpose();
+        let optional = |column: &Option<String>, role| {
+            column.as_deref().map(|column| required(column, role)).transpose()
+        };
         let id = required(&columns.id, "id")?;
         let aggregate_type = required(&columns.aggregate_type, "aggregate_type")?;
         let aggregate_id = required(&columns.aggregate_id, "aggregate_id")?;
@@ -158,14 +164,18 @@ impl Route {
     ) -> Result<Message, RouteError> {
         let columns = &self.config.columns;
         let id = self.id(values.get(mapping.id), &columns.id)?;
-        let aggregate_type = self.text(values.get(mapping.aggregate_type), &columns.aggregate_type, "aggregate_type")?;
-        let aggregate_id = self.text(values.get(mapping.aggregate_id), &columns.aggregate_id, "aggregate_id")?;
+        let aggregate_type =
+            self.text(values.get(mapping.aggregate_type), &columns.aggregate_type, "aggregate_type")?;
+        let aggregate_id =
+            self.text(values.get(mapping.aggregate_id), &columns.aggregate_id, "aggregate_id")?;
         let event_type = self.text(values.get(mapping.event_type), &columns.event_type, "type")?;
-        let partition_key = match self.optional(mapping.partition_key, values, &columns.partition_key, "partition_key")? {
-            Some(key) => key,
-            None => aggregate_id.clone(),
-        };
-        let content_type = self.optional(mapping.content_type, values, &columns.content_type, "content_type")?;
+        let partition_key =
+            match self.optional(mapping.partition_key, values, &columns.partition_key, "partition_key")? {
+                Some(key) => key,
+                None => aggregate_id.clone(),
+            };
+        let content_type =
+            self.optional(mapping.content_type, values, &columns.content_type, "content_type")?;
         let body = match values.get(mapping.payload) {
             Some(Value::Bytes(bytes)) => bytes.clone(),
             Some(Value::Text(text) | Value::Json(text)) => text.clone().into_bytes(),
@@ -187,14 +197,18 @@ impl Route {
         self.config.subject.render(&subject_values, &mut subject);
 
         let mut headers: Vec<(Cow<'static, str>, String)> = Vec::with_capacity(10);
-        let mut push = |name, value: &str| headers.push((Cow::Borrowed(name), header::encode_value(value).into_owned()));
+        let mut push =
+            |name, value: &str| headers.push((Cow::Borrowed(name), header::encode_value(value).into_owned()));
         push(header::CE_SPECVERSION, header::CE_SPECVERSION_VALUE);
         push(header::CE_TYPE, &event_type);
         push(header::CE_SUBJECT, &aggregate_id);
         push(header::CE_PARTITION_KEY, &partition_key);
         headers.push((Cow::Borrowed(header::CE_SOURCE), self.source.clone()));
         let content_type = content_type.as_deref().unwrap_or(header::CONTENT_TYPE_JSON);
-        headers.push((Cow::Borrowed(header::CONTENT_TYPE), header::encode_application_value(content_type).into_owned()));
+        headers.push((
+            Cow::Borrowed(header::CONTENT_TYPE),
+            header::encode_application_value(content_type).into_owned(),
+        ));
         if let Some(index) = mapping.headers {
             self.application_headers(values.get(index), &mut headers)?;
         }
@@ -262,14 +276,14 @@ impl Route {
     fn text(&self, value: Option<&Value>, column: &str, role: &'static str) -> Result<String, RouteError> {
         match value {
             Some(Value::Text(text) | Value::Json(text)) => Ok(text.as_str().to_owned()),
-            Some(Value::Bytes(bytes)) => match <[u8; 16]>::try_from(&**bytes) {
-                Ok(uuid) => Ok(uuid::Uuid::from_bytes(uuid).to_string()),
-                Err(_) => std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| RouteError::NotText {
-                    table: self.table.to_string(),
-                    column: column.into(),
-                    role,
-                }),
-            },
+            Some(Value::Bytes(bytes)) => {
+                match <[u8; 16]>::try_from(&**bytes) {
+                    Ok(uuid) => Ok(uuid::Uuid::from_bytes(uuid).to_string()),
+                    Err(_) => std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| {
+                        RouteError::NotText { table: self.table.to_string(), column: column.into(), role }
+                    }),
+                }
+            }
             Some(Value::Null) => Err(RouteError::Missing {
                 table: self.table.to_string(),
                 column: column.into(),

@@ -144,13 +144,21 @@ async fn previous_gtids(options: &LogOptions, file: &str) -> Result<GtidSet, Fin
 }
 
 /// Where the rows of a prepared XA transaction stand: looks through the log from its end backwards, file by file.
-pub(super) async fn prepare(options: &LogOptions, newest: &str, xid: &str) -> Result<(String, u64), FindError> {
+pub(super) async fn prepare(
+    options: &LogOptions,
+    newest: &str,
+    xid: &str,
+) -> Result<(String, u64), FindError> {
     let mut connection = Connection::connect(&options.connect).await?;
     let flavour = connection.server().flavour;
     let files = log_files(&mut connection).await?;
     let newest = files.iter().position(|file| file == newest).map_or(files.len(), |position| position + 1);
     for file in files.iter().take(newest).rev() {
-        tracing::info!(xid, file, "looking for the rows of an XA transaction that was prepared before the bridge began");
+        tracing::info!(
+            xid,
+            file,
+            "looking for the rows of an XA transaction that was prepared before the bridge began"
+        );
         let connection = Connection::connect(&options.connect).await?;
         let mut dump = connection.dump(scan_request(options, file)).await?;
         let mut begin = 0;
@@ -161,7 +169,9 @@ pub(super) async fn prepare(options: &LogOptions, newest: &str, xid: &str) -> Re
                 Event::Gtid(_) => {
                     begin = u64::from(raw.header.end_offset).saturating_sub(u64::from(raw.header.event_size));
                 }
-                Event::XaPrepare { xid: other, one_phase: false } if other.to_string() == xid => found = Some(begin),
+                Event::XaPrepare { xid: other, one_phase: false } if other.to_string() == xid => {
+                    found = Some(begin)
+                }
                 Event::Rotate { file: other, .. } if other != *file => break,
                 _ => {}
             }

@@ -30,7 +30,11 @@ pub(super) struct GroupReader {
 }
 
 impl GroupReader {
-    pub(super) async fn open(options: &LogOptions, replay: Replay, rows: OutboxRows) -> Result<Self, LogError> {
+    pub(super) async fn open(
+        options: &LogOptions,
+        replay: Replay,
+        rows: OutboxRows,
+    ) -> Result<Self, LogError> {
         let connection = Connection::connect(&options.connect).await?;
         let flavour = connection.server().flavour;
         let request = DumpRequest {
@@ -64,7 +68,7 @@ impl GroupReader {
         let mut bytes = 0;
         while messages.len() < rows_max && bytes < bytes_max {
             let raw = match &mut self.payload {
-                Some(payload) => match payload.next()? {
+                Some(payload) => match payload.next_event()? {
                     Some(event) => event,
                     None => {
                         self.payload = None;
@@ -85,7 +89,9 @@ impl GroupReader {
                 }
                 Event::Gtid(_) => self.begun = true,
                 Event::TableMap(body) => {
-                    while let Taken::Define(route) = self.rows.table_map(&body).map_err(|error| self.at(error))? {
+                    while let Taken::Define(route) =
+                        self.rows.table_map(&body).map_err(|error| self.at(error))?
+                    {
                         let Some(name) = self.rows.table(route) else { break };
                         let mut connection = Connection::connect(&self.options.connect).await?;
                         let definition = find::table_definition(&mut connection, &name).await?;
@@ -94,7 +100,9 @@ impl GroupReader {
                 }
                 Event::Rows(_) => {
                     let begin = messages.len();
-                    self.rows.rows(&raw, true, &self.transaction, messages).map_err(|error| self.at(error))?;
+                    self.rows
+                        .rows(&raw, true, &self.transaction, messages)
+                        .map_err(|error| self.at(error))?;
                     for (stream, message) in messages.iter_mut().skip(begin) {
                         finish(message, &self.transaction, self.numbers.next(*stream));
                         bytes += message.size();

@@ -7,7 +7,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
     Batch, RawEvent, Source, SourceError,
-    connection::{ConnectOptions, Connection, ConnectionError, ConnectionErrorKind, DumpRequest, DumpStream, Flavour, Recovery},
+    connection::{
+        ConnectOptions, Connection, ConnectionError, ConnectionErrorKind, DumpRequest, DumpStream, Flavour,
+        Recovery,
+    },
     event::{EventError, PayloadReader},
     find::{self, FindError},
     group::GroupReader,
@@ -90,7 +93,9 @@ pub enum LogError {
 impl SourceError for LogError {
     fn is_transient(&self) -> bool {
         match self {
-            Self::Connection(error) | Self::Find(FindError::Connection(error)) => error.recovery() != Recovery::Stop,
+            Self::Connection(error) | Self::Find(FindError::Connection(error)) => {
+                error.recovery() != Recovery::Stop
+            }
             _ => false,
         }
     }
@@ -197,11 +202,14 @@ impl LogSource {
         };
         match step {
             Step::Continue | Step::FindPrepare { .. } => {}
-            Step::Payload(payload) => open.payload = Some(PayloadReader::new(payload, self.options.event_bytes_max)?),
+            Step::Payload(payload) => {
+                open.payload = Some(PayloadReader::new(payload, self.options.event_bytes_max)?)
+            }
             Step::Define(route) => self.fetch_definition(open, route).await?,
             Step::Replay(replay) => {
                 tracing::debug!(transaction = %replay.transaction, "reading a transaction again");
-                open.replay = Some(GroupReader::open(&self.options, replay, open.assembler.rows().fresh()).await?);
+                open.replay =
+                    Some(GroupReader::open(&self.options, replay, open.assembler.rows().fresh()).await?);
             }
         }
         Ok(())
@@ -230,7 +238,11 @@ impl LogSource {
         let mut bytes = 0;
         let mut counted = 0;
         loop {
-            bytes += messages.iter().skip(counted).map(|(_, message): &(usize, Message)| message.size()).sum::<usize>();
+            bytes += messages
+                .iter()
+                .skip(counted)
+                .map(|(_, message): &(usize, Message)| message.size())
+                .sum::<usize>();
             counted = messages.len();
             let full = counted >= BATCH_ROWS || bytes >= BATCH_BYTES || events >= BATCH_EVENTS;
             if full {
@@ -244,7 +256,7 @@ impl LogSource {
                 break;
             }
             if let Some(payload) = &mut open.payload {
-                match payload.next()? {
+                match payload.next_event()? {
                     Some(event) => self.feed(open, &event, &mut messages).await?,
                     None => open.payload = None,
                 }

@@ -60,7 +60,9 @@ pub enum TransactionError {
         source: RouteError,
     },
     /// A group that has no end.
-    #[error("the transaction at {at} has no end in the log; a part of the log is missing or could not be read")]
+    #[error(
+        "the transaction at {at} has no end in the log; a part of the log is missing or could not be read"
+    )]
     #[expect(missing_docs, reason = "the field is what the message says")]
     Unfinished { at: String },
     /// Events outside of any transaction.
@@ -287,7 +289,11 @@ impl Assembler {
     /// # Errors
     ///
     /// See [`TransactionError`].
-    pub fn take(&mut self, raw: &RawEvent, out: &mut Vec<(usize, Message)>) -> Result<Step, TransactionError> {
+    pub fn take(
+        &mut self,
+        raw: &RawEvent,
+        out: &mut Vec<(usize, Message)>,
+    ) -> Result<Step, TransactionError> {
         let event = Event::parse(raw, self.flavour).map_err(|source| self.bad_event(source))?;
         if let Some(until) = self.scan_until {
             let begins = u64::from(raw.header.end_offset).saturating_sub(u64::from(raw.header.event_size));
@@ -302,7 +308,10 @@ impl Assembler {
                 self.rows.forget_table_maps();
                 // A server that dies while it writes a group leaves it open; its next log begins without it.
                 if self.group.take().is_some() {
-                    tracing::warn!(at = self.at(), "a transaction was left unfinished by a crash of the server: not committed");
+                    tracing::warn!(
+                        at = self.at(),
+                        "a transaction was left unfinished by a crash of the server: not committed"
+                    );
                 }
                 Ok(Step::Continue)
             }
@@ -325,11 +334,13 @@ impl Assembler {
                 Ok(Step::Payload(payload))
             }
             Event::PreviousGtids(body) if self.executed.is_none() => {
-                self.executed = Some(GtidSet::from_previous_gtids(&body).map_err(|source| self.bad_event(source))?);
+                self.executed =
+                    Some(GtidSet::from_previous_gtids(&body).map_err(|source| self.bad_event(source))?);
                 Ok(Step::Continue)
             }
             Event::GtidList(body) if self.executed.is_none() => {
-                self.executed = Some(GtidSet::from_gtid_list(&body).map_err(|source| self.bad_event(source))?);
+                self.executed =
+                    Some(GtidSet::from_gtid_list(&body).map_err(|source| self.bad_event(source))?);
                 Ok(Step::Continue)
             }
             Event::Incident { message } => Err(TransactionError::Incident { at: self.at(), text: message }),
@@ -341,10 +352,12 @@ impl Assembler {
     fn scan(&mut self, event: Event) -> Result<Step, TransactionError> {
         match event {
             Event::PreviousGtids(body) => {
-                self.executed = Some(GtidSet::from_previous_gtids(&body).map_err(|source| self.bad_event(source))?);
+                self.executed =
+                    Some(GtidSet::from_previous_gtids(&body).map_err(|source| self.bad_event(source))?);
             }
             Event::GtidList(body) => {
-                self.executed = Some(GtidSet::from_gtid_list(&body).map_err(|source| self.bad_event(source))?);
+                self.executed =
+                    Some(GtidSet::from_gtid_list(&body).map_err(|source| self.bad_event(source))?);
             }
             Event::Gtid(GtidEvent { gtid: Some(gtid), .. }) => {
                 self.executed.get_or_insert_with(|| GtidSet::empty(self.flavour)).add(&gtid);
@@ -372,7 +385,8 @@ impl Assembler {
             self.file = file.as_str().into();
         }
         let real = raw.header.flags & ARTIFICIAL == 0 && raw.header.end_offset != 0;
-        if real && self.group.is_none() && !matches!(self.expected, Expected::Done(_) | Expected::Pending(_)) {
+        if real && self.group.is_none() && !matches!(self.expected, Expected::Done(_) | Expected::Pending(_))
+        {
             // An idle server's old logs are purged: the point must not stay in them.
             let skipping = self.skip_executed && self.flavour == Flavour::MariaDb;
             let at = if skipping { At::Gtids } else { At::Boundary };
@@ -387,8 +401,7 @@ impl Assembler {
             return Err(TransactionError::Unfinished { at: self.at() });
         }
         let name = gtid.gtid.as_ref().map(ToString::to_string).unwrap_or_default();
-        let committed_micros =
-            gtid.commit_time_micros.unwrap_or(u64::from(raw.header.timestamp) * 1_000_000);
+        let committed_micros = gtid.commit_time_micros.unwrap_or(u64::from(raw.header.timestamp) * 1_000_000);
         let transaction = Arc::new(TransactionId {
             gtid: name,
             file: self.file.clone(),
@@ -406,7 +419,8 @@ impl Assembler {
             Expected::Pending(expected) => self.verify(&expected, &transaction)?,
         }
         if self.skip_executed {
-            let executed = gtid.gtid.as_ref().zip(self.executed.as_ref()).is_some_and(|(gtid, set)| set.contains(gtid));
+            let executed =
+                gtid.gtid.as_ref().zip(self.executed.as_ref()).is_some_and(|(gtid, set)| set.contains(gtid));
             skip |= executed;
             self.skip_executed = executed || self.flavour == Flavour::MySql;
         }
@@ -430,7 +444,8 @@ impl Assembler {
     fn verify(&self, expected: &Transaction, found: &TransactionId) -> Result<(), TransactionError> {
         let (_, offset, _) = &self.point;
         let same_time = expected.committed_micros == 0 || expected.committed_micros == found.committed_micros;
-        if *offset == found.offset && expected.gtid == found.gtid && (!expected.gtid.is_empty() || same_time) {
+        if *offset == found.offset && expected.gtid == found.gtid && (!expected.gtid.is_empty() || same_time)
+        {
             return Ok(());
         }
         let name = |gtid: &str, micros: u64| match gtid {
@@ -468,7 +483,9 @@ impl Assembler {
             }
             Statement::Commit => return self.end(Fate::Committed, out),
             Statement::Rollback => return self.end(Fate::RolledBack, out),
-            Statement::XaCommit { xid, one_phase: false } => return self.end(Fate::CommittedPrepared(xid.to_string()), out),
+            Statement::XaCommit { xid, one_phase: false } => {
+                return self.end(Fate::CommittedPrepared(xid.to_string()), out);
+            }
             Statement::XaCommit { one_phase: true, .. } => return self.end(Fate::Committed, out),
             Statement::XaRollback(xid) => return self.end(Fate::RolledBackPrepared(xid.to_string()), out),
             Statement::Ddl => {
@@ -596,10 +613,8 @@ impl Assembler {
     }
 
     fn done(&mut self, transaction: &TransactionId) {
-        let identity = Transaction {
-            gtid: transaction.gtid.clone(),
-            committed_micros: transaction.committed_micros,
-        };
+        let identity =
+            Transaction { gtid: transaction.gtid.clone(), committed_micros: transaction.committed_micros };
         let skipping = self.skip_executed && self.flavour == Flavour::MariaDb;
         let at = if skipping { At::Gtids } else { At::Done(identity) };
         self.point = (transaction.file.to_string(), transaction.offset, at);

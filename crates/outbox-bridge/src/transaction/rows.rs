@@ -11,8 +11,8 @@ use super::TransactionError;
 use crate::{
     config::TableName,
     decode::{
-        ColumnDefinition, DecodeError, DecodeErrorKind, DecodeLimits, RowDecoder, RowsEvent, RowsHead, RowsKind,
-        TableMap, TableMapHead, Value, resolve_columns,
+        ColumnDefinition, DecodeError, DecodeErrorKind, DecodeLimits, RowDecoder, RowsEvent, RowsHead,
+        RowsKind, TableMap, TableMapHead, Value, resolve_columns,
     },
     publish::{Message, TransactionId},
     route::{Mapping, Route, RouteError},
@@ -138,7 +138,13 @@ impl OutboxRows {
     }
 
     /// A version of the table, or `None` if its definition must be asked for first.
-    fn describe(&self, index: usize, table_id: u64, body: &Bytes, rest: Bytes) -> Result<Option<Table>, RowsError> {
+    fn describe(
+        &self,
+        index: usize,
+        table_id: u64,
+        body: &Bytes,
+        rest: Bytes,
+    ) -> Result<Option<Table>, RowsError> {
         let Some(route) = self.routes.get(index) else { return Err(RowsError::NoTableMap) };
         let map = TableMap::parse(body)?;
         let named = map.columns.iter().all(|column| column.name.is_some());
@@ -186,7 +192,8 @@ impl OutboxRows {
     /// The outbox table that a statement writes to, if it names one.
     #[must_use]
     pub fn written_by(&self, query: &QueryEvent) -> Option<&str> {
-        let route = self.routes.iter().find(|route| query.names_table(&route.name().schema, &route.name().table))?;
+        let route =
+            self.routes.iter().find(|route| query.names_table(&route.name().schema, &route.name().table))?;
         Some(&route.table)
     }
 
@@ -220,7 +227,8 @@ impl OutboxRows {
         let event = match RowsEvent::parse(raw.header.event_type, &raw.body, DecodeLimits::default()) {
             // Partial updates are never inserts.
             Err(error)
-                if error.kind() == DecodeErrorKind::Unsupported && RowsKind::of(raw.header.event_type) == Some(RowsKind::Update) =>
+                if error.kind() == DecodeErrorKind::Unsupported
+                    && RowsKind::of(raw.header.event_type) == Some(RowsKind::Update) =>
             {
                 return Ok(true);
             }

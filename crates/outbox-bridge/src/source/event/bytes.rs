@@ -65,7 +65,10 @@ impl<'a> Reader<'a> {
 
     /// A length of a count of bytes that must be at hand.
     pub(crate) fn length(&mut self, value: u64) -> Result<usize, EventError> {
-        usize::try_from(value).ok().filter(|length| *length <= self.rest.len()).ok_or_else(|| self.fail("it ends too early"))
+        usize::try_from(value)
+            .ok()
+            .filter(|length| *length <= self.rest.len())
+            .ok_or_else(|| self.fail("it ends too early"))
     }
 
     /// The protocol's length-encoded integer.

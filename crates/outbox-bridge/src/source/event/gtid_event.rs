@@ -54,15 +54,21 @@ impl GtidEvent {
                 1 => {
                     let mut bytes = [0; 16];
                     for byte in &mut bytes {
-                        *byte = u8::try_from(reader.varint()?).map_err(|_| reader.fail("a byte of the UUID is none"))?;
+                        *byte = u8::try_from(reader.varint()?)
+                            .map_err(|_| reader.fail("a byte of the UUID is none"))?;
                     }
                     uuid = Some(bytes);
                 }
-                2 => sequence = u64::try_from(reader.varint_signed()?).map_err(|_| reader.fail("its number is negative"))?,
+                2 => {
+                    sequence = u64::try_from(reader.varint_signed()?)
+                        .map_err(|_| reader.fail("its number is negative"))?
+                }
                 3 => {
                     let length = reader.varint()?;
                     let length = reader.length(length)?;
-                    tag = std::str::from_utf8(reader.take(length)?).map_err(|_| reader.fail("its tag is no text"))?.to_owned();
+                    tag = std::str::from_utf8(reader.take(length)?)
+                        .map_err(|_| reader.fail("its tag is no text"))?
+                        .to_owned();
                 }
                 4 | 5 => {
                     reader.varint_signed()?;
@@ -72,7 +78,9 @@ impl GtidEvent {
                 0 | 8..=11 => {
                     reader.varint()?;
                 }
-                _ if field <= last_required => return Err(reader.fail("it has a field that this bridge does not know")),
+                _ if field <= last_required => {
+                    return Err(reader.fail("it has a field that this bridge does not know"));
+                }
                 // Nothing tells how long an unknown field is, and nothing that matters comes after the known ones.
                 _ => break,
             }

@@ -125,7 +125,9 @@ impl Event {
         let body = &raw.body;
         Ok(match raw.header.event_type {
             event_type::TABLE_MAP => Self::TableMap(body.clone()),
-            code if RowsKind::of(code).is_some() => Self::Rows(RowsKind::of(code).unwrap_or(RowsKind::Insert)),
+            code if RowsKind::of(code).is_some() => {
+                Self::Rows(RowsKind::of(code).unwrap_or(RowsKind::Insert))
+            }
             code::QUERY => Self::Query(QueryEvent::parse(body)?),
             code::EXECUTE_LOAD_QUERY => Self::Query(QueryEvent::parse_load(body)?),
             code::XID => Self::Xid,
@@ -146,12 +148,16 @@ impl Event {
                 let gtrid = reader.take(gtrid)?.to_vec();
                 let bqual = reader.length(u64::from(bqual))?;
                 let bqual = reader.take(bqual)?.to_vec();
-                Self::XaPrepare { xid: Xid { gtrid, bqual, format: i64::from(format.cast_signed()) }, one_phase }
+                Self::XaPrepare {
+                    xid: Xid { gtrid, bqual, format: i64::from(format.cast_signed()) },
+                    one_phase,
+                }
             }
             code::ROTATE => {
                 let mut reader = Reader::new("a rotate event", body);
                 let offset = reader.u64()?;
-                let file = std::str::from_utf8(reader.rest()).map_err(|_| reader.fail("the file's name is not UTF-8"))?;
+                let file = std::str::from_utf8(reader.rest())
+                    .map_err(|_| reader.fail("the file's name is not UTF-8"))?;
                 Self::Rotate { file: file.to_owned(), offset }
             }
             code::FORMAT_DESCRIPTION => Self::FormatDescription,

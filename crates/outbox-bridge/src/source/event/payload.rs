@@ -127,12 +127,14 @@ impl PayloadReader {
     /// # Errors
     ///
     /// If the content is damaged.
-    pub fn next(&mut self) -> Result<Option<RawEvent>, EventError> {
+    pub fn next_event(&mut self) -> Result<Option<RawEvent>, EventError> {
         let mut header = [0; HEADER_SIZE];
         match self.fill(&mut header)? {
             0 => {
                 return match self.uncompressed_bytes {
-                    Some(size) if size != self.read_bytes => Err(EventError::new(WHAT, "it is shorter than it says")),
+                    Some(size) if size != self.read_bytes => {
+                        Err(EventError::new(WHAT, "it is shorter than it says"))
+                    }
                     _ => Ok(None),
                 };
             }

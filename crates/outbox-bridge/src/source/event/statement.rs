@@ -112,7 +112,8 @@ impl QueryEvent {
         if is("START") || is("BEGIN") {
             Statement::XaStart(xid)
         } else if is("COMMIT") {
-            let one_phase = tokens.any(|token| matches!(token, Token::Word(word) if word.eq_ignore_ascii_case(b"ONE")));
+            let one_phase =
+                tokens.any(|token| matches!(token, Token::Word(word) if word.eq_ignore_ascii_case(b"ONE")));
             Statement::XaCommit { xid, one_phase }
         } else if is("ROLLBACK") {
             Statement::XaRollback(xid)
@@ -356,7 +357,11 @@ impl<'a> Iterator for Tokens<'a> {
                     self.skip(1);
                     let text = self.skip(length);
                     self.skip(1);
-                    return Some(if *quote == b'\'' { Token::Text(text) } else { Token::Quoted(*quote, text) });
+                    return Some(if *quote == b'\'' {
+                        Token::Text(text)
+                    } else {
+                        Token::Quoted(*quote, text)
+                    });
                 }
                 [byte, ..] if is_word(*byte) => {
                     let length = self.0.iter().take_while(|byte| is_word(**byte)).count();
