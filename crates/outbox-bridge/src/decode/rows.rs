@@ -292,4 +292,4 @@ impl Rows<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
