@@ -85,3 +85,17 @@ fn a_definition_that_does_not_fit_is_refused() {
     let error = resolve_columns(&map(MINIMAL), definition().get(..5)).expect_err("a column too few");
     assert_eq!(error.kind(), DecodeErrorKind::DefinitionMismatch);
 }
+
+#[test]
+fn a_fraction_that_the_log_hides_is_refused() {
+    // `CREATE TABLE old (a TIMESTAMP(6) NULL, b TIME(3), …, g INT)`, recorded from MariaDB 10.11 with
+    // `mysql56_temporal_format=OFF`.
+    let log =
+        map("2800000000000100016400036f6c640007070b0c070b0c03007f010100040e0161016201630164016501660167");
+    let defined = |column_type: &str| {
+        [ColumnDefinition { name: "b".into(), column_type: column_type.into(), character_set: None }]
+    };
+    let error = resolve_columns(&log, Some(&defined("time(3)"))).expect_err("five bytes, and not three");
+    assert_eq!((error.kind(), error.column()), (DecodeErrorKind::Unsupported, Some("b")));
+    resolve_columns(&log, Some(&defined("time"))).expect("three bytes");
+}
