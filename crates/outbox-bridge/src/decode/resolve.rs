@@ -46,9 +46,9 @@ fn columns(
                     .and_then(|columns| {
                         columns.iter().find(|defined| defined.name.eq_ignore_ascii_case(name))
                     })
-                    .and_then(|defined| defined.parse().ok())
-                    .filter(|defined| defined.matches(column.layout));
-                resolve(column, name, defined.as_ref())
+                    .and_then(|defined| defined.parse().ok());
+                refuse_hidden_fraction(column, defined.as_ref()).map_err(|error| error.in_column(name))?;
+                resolve(column, name, defined.filter(|defined| defined.matches(column.layout)).as_ref())
             })
             .collect(),
         Some(definition) => by_position(table_map, definition),
