@@ -99,6 +99,11 @@ impl DefinedType {
         self.argument(1).and_then(|decimals| u8::try_from(decimals).ok()).filter(|decimals| *decimals <= 30)
     }
 
+    /// Whether it is a time with fraction digits.
+    pub(crate) fn has_fraction(&self) -> bool {
+        matches!(self.base.as_str(), "time" | "datetime" | "timestamp") && self.argument(0).unwrap_or(0) > 0
+    }
+
     /// Whether values are bytes, by the type alone.
     pub(crate) fn is_binary(&self) -> bool {
         matches!(self.base.as_str(), "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob")

@@ -39,6 +39,9 @@ mod table_map;
 mod text;
 mod value;
 
+#[cfg(test)]
+mod properties;
+
 pub use column::{Column, ColumnType};
 pub use definition::ColumnDefinition;
 pub use error::{DecodeError, DecodeErrorKind};

@@ -46,9 +46,9 @@ fn columns(
                     .and_then(|columns| {
                         columns.iter().find(|defined| defined.name.eq_ignore_ascii_case(name))
                     })
-                    .and_then(|defined| defined.parse().ok())
-                    .filter(|defined| defined.matches(column.layout));
-                resolve(column, name, defined.as_ref())
+                    .and_then(|defined| defined.parse().ok());
+                refuse_hidden_fraction(column, defined.as_ref()).map_err(|error| error.in_column(name))?;
+                resolve(column, name, defined.filter(|defined| defined.matches(column.layout)).as_ref())
             })
             .collect(),
         Some(definition) => by_position(table_map, definition),
@@ -76,6 +76,7 @@ fn by_position(table_map: &TableMap, definition: &[ColumnDefinition]) -> Result<
     columns
         .map(|(column, definition)| {
             let defined = definition.parse()?;
+            refuse_hidden_fraction(column, Some(&defined)).map_err(|error| error.in_column(&definition.name))?;
             if !defined.matches(column.layout) || column.unsigned.is_some_and(|unsigned| differs(unsigned, &defined, column)) {
                 return Err(DecodeError::new(
                     DecodeErrorKind::DefinitionMismatch,
@@ -90,6 +91,19 @@ fn by_position(table_map: &TableMap, definition: &[ColumnDefinition]) -> Result<
             resolve(column, &definition.name, Some(&defined))
         })
         .collect()
+}
+
+/// With `mysql56_temporal_format=OFF` MariaDB writes times with a fraction as if they had none, but in more bytes. Only
+/// the definition gives them away.
+fn refuse_hidden_fraction(column: &TableMapColumn, defined: Option<&DefinedType>) -> Result<(), DecodeError> {
+    let old = matches!(column.layout, Layout::OldTime | Layout::OldDatetime | Layout::OldTimestamp);
+    if old && defined.is_some_and(DefinedType::has_fraction) {
+        return Err(DecodeError::unsupported(
+            "the column was created with mysql56_temporal_format=OFF, and its values cannot be told from the log: set it \
+             to ON and rebuild the table with ALTER TABLE … FORCE",
+        ));
+    }
+    Ok(())
 }
 
 /// Whether the signs differ; a YEAR is unsigned in the log and not in its definition.

@@ -36,7 +36,7 @@ pub struct RowsEvent {
     column_count: usize,
     /// Which columns the images contain, one bit each: the image before, then the image after. An event with one image
     /// has it as both.
-    present: [Vec<u8>; 2],
+    present: [Bytes; 2],
     rows: Bytes,
 }
 
@@ -83,9 +83,12 @@ impl RowsEvent {
             )?;
         }
         let column_count = reader.packed_len()?;
-        let before = reader.take(column_count.div_ceil(8))?.to_vec();
-        let after =
-            if kind == RowsKind::Update { reader.take(before.len())?.to_vec() } else { before.clone() };
+        let before = body.slice_ref(reader.take(column_count.div_ceil(8))?);
+        let after = if kind == RowsKind::Update {
+            body.slice_ref(reader.take(before.len())?)
+        } else {
+            before.clone()
+        };
         let rows = if is_compressed(event_type) {
             compressed::rows(reader.rest(), limits.expanded_bytes_max)?
         } else {
@@ -329,4 +332,4 @@ impl<'d> Rows<'d> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

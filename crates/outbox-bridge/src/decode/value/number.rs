@@ -18,6 +18,10 @@ const FLOAT_DIGITS: usize = 6;
 /// The most digits before the point, and the most zeros behind it plus one, before the exponent form is used.
 const POINT_MAX: i32 = 15;
 
+/// From so many shortest digits on, two candidates can be equally near to a double. MySQL then takes the one that ends
+/// in an even digit, as rounding to that number of digits does; Rust's shortest digits are the upper one.
+const TIE_DIGITS_MIN: usize = 15;
+
 /// Longer than any double in the form `-d.dddddddddddddddde-ddd`.
 const DOUBLE_CHARACTERS_MAX: usize = 32;
 
@@ -71,6 +75,14 @@ fn fixed_point(out: &mut BytesMut, value: f64, decimals: u8) -> Result<(), Decod
 fn shortest(out: &mut BytesMut, value: f64, point_always: bool) -> Result<(), DecodeError> {
     let mut digits = Digits::default();
     written(write!(digits, "{:e}", finite(value)?))?;
+    let significant = digits.significant();
+    if significant >= TIE_DIGITS_MIN {
+        let mut rounded = Digits::default();
+        written(write!(rounded, "{:.*e}", significant - 1, value))?;
+        if rounded.text().parse() == Ok(value) {
+            digits = rounded;
+        }
+    }
     digits.lay_out(out, point_always)
 }
 
@@ -107,8 +119,17 @@ impl std::fmt::Write for Digits {
 }
 
 impl Digits {
+    fn text(&self) -> &str {
+        self.buffer.get(..self.length).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
+    }
+
+    /// How many digits stand in front of the exponent.
+    fn significant(&self) -> usize {
+        self.text().bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count()
+    }
+
     /// Writes the number the way MySQL does: without exponent as long as the point lies between 14 places before the
-    /// first digit and 15 behind it, and with an exponent (never with a plus sign) beyond.
+    /// first digit and 15 behind it, or among the digits; with an exponent (never with a plus sign) beyond.
     fn lay_out(&self, out: &mut BytesMut, point_always: bool) -> Result<(), DecodeError> {
         let malformed = || DecodeError::malformed("a floating point number cannot be printed");
         let text = self.buffer.get(..self.length).ok_or_else(malformed)?;
@@ -137,7 +158,8 @@ impl Digits {
             out.extend_from_slice(b"-");
         }
         let point = exponent + 1; // How many digits stand before the point.
-        if point > POINT_MAX || point <= -POINT_MAX {
+        let whole = usize::try_from(point).is_ok_and(|point| digits.len() <= point);
+        if (point > POINT_MAX && whole) || point <= -POINT_MAX {
             let (first, rest) = digits.split_at_checked(1).ok_or_else(malformed)?;
             out.extend_from_slice(first);
             if !rest.is_empty() {
