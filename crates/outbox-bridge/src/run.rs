@@ -20,6 +20,7 @@ use crate::{
     source::{
         LogError, LogOptions, LogSource,
         connection::{ConnectOptions, Password, TlsMode, TlsOptions},
+        watch_lag,
     },
 };
 
@@ -59,6 +60,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RunError> {
     let stop = CancellationToken::new();
+    let connect = connect_options(&config.source);
     let _stopper = tokio::spawn({
         let stop = stop.clone();
         async move {
@@ -69,7 +71,7 @@ pub async fn run(
     let connected = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
-        connected = connect(&config, &readiness) => connected?,
+        connected = connect_nats(&config, &readiness) => connected?,
     };
     let (client, disconnects) = connected;
     let context = nats::jetstream(&config.nats, client.clone());
@@ -107,10 +109,21 @@ pub async fn run(
         seed: rand::random(),
     };
     let pipeline = Pipeline::new(source, wires, checkpoints, options, readiness);
+    let _lag = AbortOnDrop(tokio::spawn(watch_lag(connect, pipeline.stored(), BridgeMetrics::new())));
+    BridgeMetrics::new().leader.set(1.0);
     Box::pin(pipeline.run(stop)).await.map_err(|error| {
         let exit = exit_of(&error);
         RunError::new("the bridge cannot go on", exit, error)
     })
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What the process calls itself in checkpoints: host, process and a random part.
@@ -164,6 +177,7 @@ fn log_options(config: &Config) -> LogOptions {
         heartbeat: config.source.heartbeat,
         start: config.source.start.clone(),
         buffer_bytes_max: config.source.transaction_buffer_bytes_max.as_usize(),
+        refuse_foreign_statements: config.source.foreign_statements == config::ForeignStatements::Refuse,
         event_bytes_max: config.source.event_bytes_max.as_usize(),
     }
 }
@@ -191,7 +205,10 @@ pub(crate) fn connect_options(source: &config::Source) -> ConnectOptions {
 }
 
 /// Connects to NATS, as often as it takes; the receiver counts the connection's losses.
-async fn connect(config: &Config, readiness: &Readiness) -> Result<(Client, watch::Receiver<u64>), RunError> {
+async fn connect_nats(
+    config: &Config,
+    readiness: &Readiness,
+) -> Result<(Client, watch::Receiver<u64>), RunError> {
     let mut backoff = Backoff::new(config.retry.initial, config.retry.max, rand::random());
     loop {
         let (losses, receiver) = watch::channel(0);

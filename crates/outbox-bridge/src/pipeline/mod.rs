@@ -145,6 +145,7 @@ pub struct Pipeline<S, W, C> {
     /// The checkpoint as this instance wrote it last, and its revision.
     revision: Option<u64>,
     saved: Option<(LogPoint, Instant)>,
+    stored: watch::Sender<(String, u64)>,
 }
 
 type Failure<S> = PipelineError<<S as Source>::Error>;
@@ -152,7 +153,22 @@ type Failure<S> = PipelineError<<S as Source>::Error>;
 impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
     /// A pipeline from `source` to the streams of `wires`.
     pub fn new(source: S, wires: W, checkpoints: C, options: PipelineOptions, readiness: Readiness) -> Self {
-        Self { source, wires, checkpoints, options, readiness, revision: None, saved: None }
+        Self {
+            source,
+            wires,
+            checkpoints,
+            options,
+            readiness,
+            revision: None,
+            saved: None,
+            stored: watch::Sender::default(),
+        }
+    }
+
+    /// The place in the log up to which everything is stored, as file and offset, about as often as checkpoints are made.
+    #[must_use]
+    pub fn stored(&self) -> watch::Receiver<(String, u64)> {
+        self.stored.subscribe()
     }
 
     /// Runs until `shutdown`, then drains.
@@ -230,13 +246,14 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         let backoff = self.backoff(2);
         let (batches, incoming) = mpsc::channel(1);
         let start = plan.start.clone();
-        let Self { source, checkpoints, options, readiness, revision, saved, .. } = self;
+        let Self { source, checkpoints, options, readiness, revision, saved, stored, .. } = self;
         let mut run = Run {
             checkpoints,
             options,
             readiness,
             revision,
             saved,
+            stored,
             lanes,
             writers,
             snapshot: None,
@@ -364,6 +381,7 @@ struct Run<'a, C> {
     readiness: &'a Readiness,
     revision: &'a mut Option<u64>,
     saved: &'a mut Option<(LogPoint, Instant)>,
+    stored: &'a watch::Sender<(String, u64)>,
     lanes: Vec<Lane>,
     writers: JoinSet<Result<(), Stop>>,
     snapshot: Option<Snapshot>,
@@ -477,6 +495,13 @@ impl<C: Checkpoints> Run<'_, C> {
             self.snapshot = Some(snapshot);
             covered
         };
+        if let Some(point) = &covered {
+            self.stored.send_replace((point.file.clone(), point.offset));
+            self.metrics
+                .position_file
+                .set(outbox_event::log_file_number(&point.file).unwrap_or_default() as f64);
+            self.metrics.position_offset.set(point.offset as f64);
+        }
         match covered {
             Some(point) if self.saved.as_ref().is_none_or(|(saved, _)| *saved != point) => {
                 self.save(point).await

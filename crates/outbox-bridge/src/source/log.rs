@@ -39,6 +39,8 @@ pub struct LogOptions {
     pub start: StartPosition,
     /// Bytes of messages that are held until their commit.
     pub buffer_bytes_max: usize,
+    /// Whether to stop when another table is written to in statement format.
+    pub refuse_foreign_statements: bool,
     /// The largest event that is taken.
     pub event_bytes_max: usize,
 }
@@ -169,7 +171,8 @@ impl LogSource {
         let mut point = point.clone();
         point.server = identity.uuid;
         let dump = connection.dump(request).await?.with_event_bytes_max(self.options.event_bytes_max);
-        let assembler = Assembler::new(&point, executed, flavour, rows, self.options.buffer_bytes_max);
+        let assembler = Assembler::new(&point, executed, flavour, rows, self.options.buffer_bytes_max)
+            .refusing_foreign_statements(self.options.refuse_foreign_statements);
         Ok(Open { dump, assembler, payload: None, replay: None })
     }
 

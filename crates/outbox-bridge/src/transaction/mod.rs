@@ -82,6 +82,12 @@ pub enum TransactionError {
     )]
     #[expect(missing_docs, reason = "the fields are what the message says")]
     Statement { at: String, table: String },
+    /// A statement that may have fired a trigger.
+    #[error(
+        "the transaction at {at} writes to another table in statement format; if a trigger on that table inserts outbox rows, the          log does not show them. The session that did so must use SET SESSION binlog_format=ROW; if no trigger inserts outbox          rows, set source.foreign_statements = \"ignore\""
+    )]
+    #[expect(missing_docs, reason = "the field is what the message says")]
+    ForeignStatement { at: String },
     /// Another transaction than expected.
     #[error(
         "the log has another transaction at {at} than the checkpoint or the stream says ({found} in place of {expected}): this is \
@@ -178,6 +184,7 @@ pub struct Assembler {
     rows: OutboxRows,
     /// At most so many bytes of messages are held for open and prepared transactions together.
     buffer_bytes_max: usize,
+    refuse_foreign_statements: bool,
     prepared_bytes: usize,
     file: Arc<str>,
     file_number: u64,
@@ -222,6 +229,7 @@ impl Assembler {
             flavour,
             rows,
             buffer_bytes_max,
+            refuse_foreign_statements: false,
             prepared_bytes: 0,
             file: point.file.as_str().into(),
             file_number: log_file_number(&point.file).unwrap_or_default(),
@@ -236,6 +244,13 @@ impl Assembler {
             foreign_rows: 0,
             transactions: 0,
         }
+    }
+
+    /// Whether to stop when another table is written to in statement format; without this call such statements pass.
+    #[must_use]
+    pub fn refusing_foreign_statements(mut self, refuse: bool) -> Self {
+        self.refuse_foreign_statements = refuse;
+        self
     }
 
     /// The table of a route.
@@ -498,6 +513,9 @@ impl Assembler {
                 let skip = group.skip;
                 if let Some(table) = self.rows.written_by(query).filter(|_| !skip) {
                     return Err(TransactionError::Statement { at: self.at(), table: table.to_string() });
+                }
+                if self.refuse_foreign_statements && !skip && !query.is_generated() {
+                    return Err(TransactionError::ForeignStatement { at: self.at() });
                 }
             }
             Statement::Savepoint | Statement::XaEnd | Statement::XaPrepare | Statement::Other => {
