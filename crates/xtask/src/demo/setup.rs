@@ -52,7 +52,7 @@ impl World {
             Flavour::MySql => "mysql",
             Flavour::MariaDb => "mariadb",
         };
-        self.mysql.exec("CREATE DATABASE shop").await?;
+        self.mysql.exec("CREATE DATABASE shop CHARACTER SET utf8mb4").await?;
         self.mysql.exec(orders::TABLE).await?;
         self.mysql.exec(&self.bridge(program, &["init", "--print", "table"])?).await?;
         let grants = self.bridge(program, &["init", "--print", "grants", "--dialect", dialect])?;
