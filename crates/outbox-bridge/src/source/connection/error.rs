@@ -140,6 +140,7 @@ fn kind_of(code: u16, text: &str) -> ConnectionErrorKind {
             ConnectionErrorKind::ImpossiblePosition
         }
         FATAL_READING_LOG if says("same server_uuid/server_id") => ConnectionErrorKind::Replaced,
+        4052 => ConnectionErrorKind::Replaced, // MariaDB's own code for it
         1251 | 1275 | 1524 => ConnectionErrorKind::Authentication,
         code if is_denial(code) => ConnectionErrorKind::AccessDenied,
         code => ConnectionErrorKind::Server { code },
@@ -287,6 +288,12 @@ mod tests {
                 Recovery::RetryBounded,
             ),
             (1236, "#HY000bogus data in log event", Kind::Server { code: 1236 }, Recovery::Stop),
+            (
+                4052,
+                "#HY000A slave with the same server_uuid/server_id is already connected",
+                Kind::Replaced,
+                Recovery::RetryBounded,
+            ),
             (1251, "#08004Client does not support", Kind::Authentication, Recovery::Stop),
         ];
         for (code, text, kind, recovery) in cases {
