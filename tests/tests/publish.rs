@@ -141,7 +141,8 @@ async fn pipelined_carries_everything_in_order() -> Result<()> {
 #[tokio::test]
 async fn pipelined_works_with_old_servers() -> Result<()> {
     for version in ["2.10", "2.12"] {
-        carries_everything_in_order(&Nats::builder().version(version).start().await?, Mode::Pipelined).await?;
+        carries_everything_in_order(&Nats::builder().version(version).start().await?, Mode::Pipelined)
+            .await?;
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ impl Backoff {
     }
 
     /// Half to all of the capped, doubled wait.
-    pub(crate) fn next(&mut self) -> Duration {
+    pub(crate) fn wait(&mut self) -> Duration {
         let wait = self.initial.saturating_mul(1 << self.tries.min(16)).min(self.max);
         self.tries = self.tries.saturating_add(1);
         wait.mul_f64(self.random.random_range(0.5..=1.0))

@@ -5,6 +5,7 @@ mod backoff;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod decode;
 pub mod exit;
 pub mod logging;
 pub mod metrics;
@@ -16,5 +17,6 @@ mod run;
 #[cfg(test)]
 mod simulation;
 pub mod source;
+pub mod transaction;
 
 pub use run::{RunError, run};

@@ -1,10 +1,28 @@
-//! The bridge as a whole.
+//! The bridge as a whole: makes the parts out of the configuration and runs the pipeline.
 
-use std::future::Future;
+use std::{error::Error, future::Future, sync::Arc, time::Duration};
 
-use crate::admin::Readiness;
-use crate::config::Config;
-use crate::exit::Exit;
+use async_nats::{Client, Event, jetstream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin::{Component, Readiness},
+    backoff::Backoff,
+    checkpoint::{CheckpointError, KvCheckpoints},
+    config::{self, Config, PublishMode},
+    exit::{Exit, report},
+    metrics::BridgeMetrics,
+    nats::{self, NatsError},
+    pipeline::{Pipeline, PipelineError, PipelineOptions, StreamTraits, Wires},
+    publish::{Mode, NatsWire, WireError, WriterOptions},
+    route::Route,
+    source::{
+        LogError, LogOptions, LogSource,
+        connection::{ConnectOptions, Password, TlsMode, TlsOptions},
+        watch_lag,
+    },
+};
 
 /// Why the bridge ended.
 #[derive(Debug, thiserror::Error)]
@@ -12,16 +30,24 @@ use crate::exit::Exit;
 pub struct RunError {
     message: String,
     exit: Exit,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    source: Option<Box<dyn Error + Send + Sync>>,
 }
 
 impl RunError {
+    fn new(message: &str, exit: Exit, source: impl Error + Send + Sync + 'static) -> Self {
+        Self { message: message.to_owned(), exit, source: Some(Box::new(source)) }
+    }
+
     /// The exit code that says the same.
     #[must_use]
     pub fn exit(&self) -> Exit {
         self.exit
     }
 }
+
+/// How long a stream may end before what it acknowledged until that is believed: a deposed leader was seen to answer for
+/// half a second.
+const BEHIND_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs the bridge until `shutdown`, then drains and writes a last checkpoint within the configured deadline.
 ///
@@ -33,12 +59,256 @@ pub async fn run(
     readiness: Readiness,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RunError> {
-    // Replaced at integration.
-    drop((config, readiness, shutdown));
-    std::future::ready(Err(RunError {
-        message: "the pipeline is not connected yet".to_owned(),
-        exit: Exit::Unavailable,
-        source: None,
-    }))
-    .await
+    let stop = CancellationToken::new();
+    let connect = connect_options(&config.source);
+    let _stopper = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            shutdown.await;
+            stop.cancel();
+        }
+    });
+    let connected = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(()),
+        connected = connect_nats(&config, &readiness) => connected?,
+    };
+    let (client, disconnects) = connected;
+    let context = nats::jetstream(&config.nats, client.clone());
+    let streams = stream_names(&config);
+    let wires = NatsWires {
+        client,
+        context: context.clone(),
+        disconnects,
+        mode: config.publish.mode,
+        message_id: config.publish.message_id,
+    };
+    let replicas = checkpoint_replicas(&config, &context, &streams).await;
+    let checkpoints =
+        KvCheckpoints::new(context, config.checkpoint.bucket.clone(), config.name.clone(), replicas);
+    let source = LogSource::new(log_options(&config), route_maker(&config, &streams));
+    let options = PipelineOptions {
+        instance: instance(),
+        checkpoint_key: format!("{} in bucket {}", config.name, config.checkpoint.bucket),
+        checkpoint_interval: config.checkpoint.interval,
+        start_is_explicit: config.source.start != config::StartPosition::Now,
+        streams,
+        writer: WriterOptions {
+            stream: String::new(),
+            mode: Mode::Pipelined,
+            replicated: false,
+            window: config.publish.window as usize,
+            window_bytes_max: config.publish.window_bytes_max.as_usize(),
+            ack_timeout: config.publish.ack_timeout,
+            retry_initial: config.retry.initial,
+            retry_max: config.retry.max,
+            behind_patience: BEHIND_PATIENCE,
+            seed: 0,
+        },
+        shutdown_deadline: config.shutdown.deadline,
+        seed: rand::random(),
+    };
+    let pipeline = Pipeline::new(source, wires, checkpoints, options, readiness);
+    let _lag = AbortOnDrop(tokio::spawn(watch_lag(connect, pipeline.stored(), BridgeMetrics::new())));
+    BridgeMetrics::new().leader.set(1.0);
+    Box::pin(pipeline.run(stop)).await.map_err(|error| {
+        let exit = exit_of(&error);
+        RunError::new("the bridge cannot go on", exit, error)
+    })
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What the process calls itself in checkpoints: host, process and a random part.
+fn instance() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}:{}:{:08x}", host.trim(), std::process::id(), rand::random::<u32>())
+}
+
+fn exit_of(error: &PipelineError<LogError>) -> Exit {
+    use crate::transaction::TransactionError;
+    match error {
+        PipelineError::Source(LogError::Connection(_) | LogError::Damaged(_)) | PipelineError::Deadline => {
+            Exit::Unavailable
+        }
+        PipelineError::Source(LogError::Transaction(
+            TransactionError::Unfinished { .. } | TransactionError::Stray { .. },
+        )) => Exit::Internal,
+        PipelineError::Writer(crate::publish::Stop::Internal(_)) => Exit::Internal,
+        PipelineError::Checkpoint(CheckpointError::Unavailable(_)) => Exit::Unavailable,
+        _ => Exit::Configuration,
+    }
+}
+
+/// The streams in the order of the configuration, each once.
+fn stream_names(config: &Config) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for outbox in &config.outboxes {
+        if !names.contains(&outbox.stream) {
+            names.push(outbox.stream.clone());
+        }
+    }
+    names
+}
+
+fn route_maker(config: &Config, streams: &[String]) -> crate::source::MakeRoutes {
+    let outboxes = config.outboxes.clone();
+    let streams = streams.to_vec();
+    Box::new(move |server| {
+        let route = |outbox: &config::Outbox| {
+            let stream = streams.iter().position(|name| *name == outbox.stream).unwrap_or_default();
+            Route::new(outbox.clone(), stream, server)
+        };
+        outboxes.iter().map(route).collect()
+    })
+}
+
+fn log_options(config: &Config) -> LogOptions {
+    LogOptions {
+        connect: connect_options(&config.source),
+        server_id: config.source.server_id,
+        heartbeat: config.source.heartbeat,
+        start: config.source.start.clone(),
+        buffer_bytes_max: config.source.transaction_buffer_bytes_max.as_usize(),
+        refuse_foreign_statements: config.source.foreign_statements == config::ForeignStatements::Refuse,
+        event_bytes_max: config.source.event_bytes_max.as_usize(),
+    }
+}
+
+/// The options of a connection to the source.
+pub(crate) fn connect_options(source: &config::Source) -> ConnectOptions {
+    let mut options = ConnectOptions::new(source.host.clone(), source.port, source.user.clone());
+    options.password = source.password.as_ref().map(|password| Password::new(password.expose()));
+    options.connect_timeout = source.connect_timeout;
+    let client = source.tls.client.as_ref();
+    options.tls = TlsOptions {
+        mode: match source.tls.mode {
+            config::TlsMode::Disabled => TlsMode::Disabled,
+            config::TlsMode::Preferred => TlsMode::Preferred,
+            config::TlsMode::Required => TlsMode::Required,
+            config::TlsMode::VerifyCa => TlsMode::VerifyCa,
+            config::TlsMode::VerifyIdentity => TlsMode::VerifyIdentity,
+        },
+        ca_file: source.tls.ca_file.clone(),
+        cert_file: client.map(|client| client.cert_file.clone()),
+        key_file: client.map(|client| client.key_file.clone()),
+        ..TlsOptions::default()
+    };
+    options
+}
+
+/// Connects to NATS, as often as it takes; the receiver counts the connection's losses.
+async fn connect_nats(
+    config: &Config,
+    readiness: &Readiness,
+) -> Result<(Client, watch::Receiver<u64>), RunError> {
+    let mut backoff = Backoff::new(config.retry.initial, config.retry.max, rand::random());
+    loop {
+        let (losses, receiver) = watch::channel(0);
+        let options = nats::connect_options(&config.nats, &config.name)
+            .map_err(|error| RunError::new("cannot connect to NATS", Exit::Configuration, error))?;
+        let losses = Arc::new(losses);
+        let metrics = BridgeMetrics::new();
+        let shared = readiness.clone();
+        let options = options.event_callback(move |event| {
+            notice(&event, &losses, &metrics, &shared);
+            std::future::ready(())
+        });
+        let error = match options.connect(config.nats.urls.as_slice()).await {
+            Ok(client) => return Ok((client, receiver)),
+            Err(error) => NatsError::Connect(error),
+        };
+        let wait = backoff.wait();
+        let report = report(&error);
+        tracing::warn!(error = report, retry_in = ?wait, "cannot connect to NATS yet");
+        readiness.set_unready(Component::Nats, report);
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// Takes note of what happens to the connection to NATS.
+fn notice(event: &Event, losses: &watch::Sender<u64>, metrics: &BridgeMetrics, readiness: &Readiness) {
+    match event {
+        Event::Connected => {
+            tracing::info!("connected to NATS");
+            readiness.set_ready(Component::Nats);
+        }
+        Event::Disconnected => {
+            tracing::warn!("lost the connection to NATS");
+            metrics.nats_reconnects.increment(1);
+            readiness.set_unready(Component::Nats, "disconnected");
+            losses.send_modify(|count| *count += 1);
+        }
+        Event::SlowConsumer(_) => {
+            // Answers were dropped: what they said is in doubt.
+            tracing::warn!("answers from NATS came faster than they were taken");
+            losses.send_modify(|count| *count += 1);
+        }
+        Event::ServerError(error) => tracing::error!(
+            %error,
+            "NATS refuses something; `outbox-bridge check` says what the bridge's permissions must be"
+        ),
+        other => tracing::debug!(event = %other, "NATS"),
+    }
+}
+
+/// As many as configured, else as the first stream has.
+async fn checkpoint_replicas(config: &Config, context: &jetstream::Context, streams: &[String]) -> usize {
+    if let Some(replicas) = config.checkpoint.replicas {
+        return usize::from(replicas);
+    }
+    let Some(first) = streams.first() else { return 1 };
+    match context.get_stream(first).await {
+        Ok(stream) => stream.cached_info().config.num_replicas,
+        Err(_) => 1,
+    }
+}
+
+/// Makes the wires to the configured streams.
+#[derive(Debug)]
+struct NatsWires {
+    client: Client,
+    context: jetstream::Context,
+    disconnects: watch::Receiver<u64>,
+    mode: PublishMode,
+    message_id: bool,
+}
+
+/// The first server with fast ingest.
+const FAST_SERVER: (i64, i64, i64) = (2, 14, 0);
+
+impl Wires for NatsWires {
+    type Wire = NatsWire;
+
+    async fn wire(&mut self, stream: &str) -> Result<(NatsWire, StreamTraits), WireError> {
+        let info = NatsWire::stream_info(&self.context, stream).await?;
+        let (major, minor, patch) = FAST_SERVER;
+        let offered =
+            info.config.allow_batch_publish && self.client.is_server_compatible(major, minor, patch);
+        let mode = match self.mode {
+            PublishMode::Auto if offered => Mode::Fast,
+            PublishMode::Auto | PublishMode::Pipelined => Mode::Pipelined,
+            PublishMode::Fast => Mode::Fast,
+        };
+        let traits = StreamTraits { mode, replicated: info.config.num_replicas > 1 };
+        let mut disconnects = self.disconnects.clone();
+        disconnects.mark_unchanged();
+        let wire = NatsWire::new(
+            self.client.clone(),
+            self.context.clone(),
+            stream.to_owned(),
+            self.message_id,
+            disconnects,
+        )
+        .await?;
+        tracing::info!(stream, %mode, replicas = info.config.num_replicas, "publishing");
+        Ok((wire, traits))
+    }
 }

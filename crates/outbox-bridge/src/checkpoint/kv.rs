@@ -88,7 +88,8 @@ impl Checkpoints for KvCheckpoints {
         struct Version {
             version: u32,
         }
-        let version: Version = serde_json::from_slice(&entry.value).map_err(|error| unreadable(error.to_string()))?;
+        let version: Version =
+            serde_json::from_slice(&entry.value).map_err(|error| unreadable(error.to_string()))?;
         if version.version > FORMAT_VERSION {
             return Err(unreadable(format!(
                 "it has format {}, and this bridge knows formats up to {FORMAT_VERSION}: a newer bridge wrote it; run \
@@ -96,7 +97,8 @@ impl Checkpoints for KvCheckpoints {
                 version.version
             )));
         }
-        let checkpoint = serde_json::from_slice(&entry.value).map_err(|error| unreadable(error.to_string()))?;
+        let checkpoint =
+            serde_json::from_slice(&entry.value).map_err(|error| unreadable(error.to_string()))?;
         Ok(Some((checkpoint, entry.revision)))
     }
 
@@ -105,10 +107,12 @@ impl Checkpoints for KvCheckpoints {
         let value = serde_json::to_vec(checkpoint).map_err(unavailable)?;
         let store = self.store().await?;
         let result = match revision {
-            Some(revision) => store.update(&key, value.into(), revision).await.map_err(|error| match error.kind() {
-                UpdateErrorKind::WrongLastRevision => CheckpointError::Conflict,
-                _ => unavailable(error),
-            }),
+            Some(revision) => {
+                store.update(&key, value.into(), revision).await.map_err(|error| match error.kind() {
+                    UpdateErrorKind::WrongLastRevision => CheckpointError::Conflict,
+                    _ => unavailable(error),
+                })
+            }
             None => store.create(&key, value.into()).await.map_err(|error| match error.kind() {
                 CreateErrorKind::AlreadyExists => CheckpointError::Conflict,
                 _ => unavailable(error),

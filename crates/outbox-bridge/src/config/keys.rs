@@ -104,6 +104,8 @@ pub const KEYS: &[Key] = &[
         "A transaction with more outbox bytes than this is read twice instead of being held in memory."),
     key("source.event_bytes_max", Size { min: ByteSize::mib(1), max: ByteSize::mib(4095) }, Default("1025MiB"),
         "The largest event that is accepted; the default is the most that a server writes."),
+    key("source.foreign_statements", Choice(&["refuse", "ignore"]), Default("refuse"),
+        "What to do when another table is written to in statement format: a trigger may have inserted outbox rows that the log does not show. `refuse` stops the bridge; `ignore` says that no such trigger exists."),
     key("source.tls.mode", Choice(&["disabled", "preferred", "required", "verify-ca", "verify-identity"]), Default("preferred"),
         "What TLS is asked for and verified, as in MySQL's own clients."),
     key("source.tls.ca_file", File, Optional, "PEM certificates of the authorities to trust, for the verifying modes."),

@@ -30,8 +30,23 @@ pub struct Source {
     pub connect_timeout: Duration,
     /// A transaction with more outbox bytes than this is read twice instead of being held in memory.
     pub transaction_buffer_bytes_max: ByteSize,
+    /// What to do when another table is written to in statement format.
+    pub foreign_statements: ForeignStatements,
     /// The largest event that is accepted.
     pub event_bytes_max: ByteSize,
+}
+
+/// What to do when another table than an outbox is written to in statement format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForeignStatements {
+    /// Stop: a trigger may have inserted outbox rows, which the log then does not show.
+    Refuse,
+    /// Go on: no trigger inserts outbox rows.
+    Ignore,
+}
+
+impl Choice for ForeignStatements {
+    const NAMES: &'static [(&'static str, Self)] = &[("refuse", Self::Refuse), ("ignore", Self::Ignore)];
 }
 
 /// TLS to the source.
@@ -102,6 +117,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<Source> {
         heartbeat: section.duration("heartbeat"),
         connect_timeout: section.duration("connect_timeout"),
         transaction_buffer_bytes_max: section.size("transaction_buffer_bytes_max"),
+        foreign_statements: section.choice("foreign_statements"),
         event_bytes_max: section.size("event_bytes_max"),
     };
     let Address { host, port, user } = address?;

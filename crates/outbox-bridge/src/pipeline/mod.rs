@@ -6,26 +6,28 @@
 //!
 //! A checkpoint covers a point of the log only when every message routed up to that point is stored.
 
+mod drive;
 pub mod plan;
 mod reader;
 
-use std::{collections::BTreeMap, collections::VecDeque, future::Future, time::SystemTime};
+use std::future::Future;
 
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Duration, Instant, MissedTickBehavior},
+    time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
 
+use self::drive::{End, LANE_CAPACITY, Lane, Run, new_checkpoint, stream_points};
 use self::plan::{Plan, PlanError, StreamState};
 use crate::{
     admin::{Component, Readiness},
     backoff::Backoff,
-    checkpoint::{Checkpoint, CheckpointError, Checkpoints, FORMAT_VERSION, LogPoint, StreamPoint},
+    checkpoint::{CheckpointError, Checkpoints, LogPoint},
     metrics::BridgeMetrics,
-    publish::{Message, Mode, Stop, Stored, Wire, WireError, Writer, WriterOptions},
-    source::{Batch, Source, SourceError as _},
+    publish::{Mode, Stop, Stored, Wire, WireError, Writer, WriterOptions},
+    source::{Source, SourceError as _},
 };
 
 /// What a stream is like, as far as its writer must know.
@@ -47,7 +49,10 @@ pub trait Wires: Send {
     /// # Errors
     ///
     /// If the stream cannot be reached or cannot be written to by a bridge.
-    fn wire(&mut self, stream: &str) -> impl Future<Output = Result<(Self::Wire, StreamTraits), WireError>> + Send;
+    fn wire(
+        &mut self,
+        stream: &str,
+    ) -> impl Future<Output = Result<(Self::Wire, StreamTraits), WireError>> + Send;
 }
 
 /// Settings of the pipeline.
@@ -98,31 +103,16 @@ pub enum PipelineError<E: std::error::Error + 'static> {
     #[expect(missing_docs, reason = "the field is what the message says")]
     TakenOver { by: String },
     /// Not everything was stored before the shutdown's deadline; the next start goes on there.
-    #[error("not everything that was read could be stored before the shutdown's deadline; the next start goes on there")]
+    #[error(
+        "not everything that was read could be stored before the shutdown's deadline; the next start goes on there"
+    )]
     Deadline,
 }
 
-/// Why one run ended without an error for good.
-enum End {
-    Shutdown,
-    Again(Stop),
-}
-
-/// One writer as the loop sees it.
-struct Lane {
-    input: mpsc::Sender<Vec<Message>>,
-    stored: watch::Receiver<Stored>,
-    routed: u64,
-}
-
-/// A point that may be checkpointed once each lane has done as much as was routed to it then.
-struct Snapshot {
-    point: LogPoint,
-    routed: Vec<u64>,
-}
-
-/// Lists of messages that a lane may have waiting besides what its writer holds.
-const LANE_CAPACITY: usize = 2;
+/// So often in a row may a stream not fit what its writer knows, within [`MISFIT_QUIET`]: a deposed leader's word can do
+/// that once, and starting anew from what the stream holds mends it.
+const MISFITS_MAX: u32 = 3;
+const MISFIT_QUIET: Duration = Duration::from_secs(60);
 
 /// The pipeline; see the module.
 #[derive(Debug)]
@@ -135,6 +125,7 @@ pub struct Pipeline<S, W, C> {
     /// The checkpoint as this instance wrote it last, and its revision.
     revision: Option<u64>,
     saved: Option<(LogPoint, Instant)>,
+    stored: watch::Sender<(String, u64)>,
 }
 
 type Failure<S> = PipelineError<<S as Source>::Error>;
@@ -142,7 +133,22 @@ type Failure<S> = PipelineError<<S as Source>::Error>;
 impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
     /// A pipeline from `source` to the streams of `wires`.
     pub fn new(source: S, wires: W, checkpoints: C, options: PipelineOptions, readiness: Readiness) -> Self {
-        Self { source, wires, checkpoints, options, readiness, revision: None, saved: None }
+        Self {
+            source,
+            wires,
+            checkpoints,
+            options,
+            readiness,
+            revision: None,
+            saved: None,
+            stored: watch::Sender::default(),
+        }
+    }
+
+    /// The place in the log up to which everything is stored, as file and offset, about as often as checkpoints are made.
+    #[must_use]
+    pub fn stored(&self) -> watch::Receiver<(String, u64)> {
+        self.stored.subscribe()
     }
 
     /// Runs until `shutdown`, then drains.
@@ -152,11 +158,21 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
     /// See [`PipelineError`]: what trying again cannot mend.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Failure<S>> {
         let mut backoff = self.backoff(1);
+        let mut misfits = 0;
         loop {
+            let begun = Instant::now();
             match self.run_once(&shutdown).await? {
                 End::Shutdown => return Ok(()),
                 End::Again(stop) => {
-                    let wait = backoff.next();
+                    if begun.elapsed() >= MISFIT_QUIET {
+                        misfits = 0;
+                        backoff.reset();
+                    }
+                    misfits += u32::from(matches!(stop, Stop::Inconsistent { .. }));
+                    if misfits > MISFITS_MAX {
+                        return Err(PipelineError::Writer(stop));
+                    }
+                    let wait = backoff.wait();
                     tracing::error!(error = crate::exit::report(&stop), retry_in = ?wait, "starting anew from what the stream holds");
                     tokio::select! {
                         biased;
@@ -181,7 +197,11 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         };
         let (plan, wires) = prepared;
         for (stream, sequence) in &plan.refilled {
-            tracing::error!(stream, sequence, "the stream lost messages that it had acknowledged; refilling it from the log");
+            tracing::error!(
+                stream,
+                sequence,
+                "the stream lost messages that it had acknowledged; refilling it from the log"
+            );
         }
 
         let mut writers = JoinSet::new();
@@ -206,14 +226,24 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         let backoff = self.backoff(2);
         let (batches, incoming) = mpsc::channel(1);
         let start = plan.start.clone();
-        let Self { source, checkpoints, options, readiness, revision, saved, .. } = self;
-        let mut run = Run { checkpoints, options, readiness, revision, saved, lanes, writers, snapshot: None, metrics: BridgeMetrics::new() };
+        let Self { source, checkpoints, options, readiness, revision, saved, stored, .. } = self;
+        let mut run = Run {
+            checkpoints,
+            options,
+            readiness,
+            revision,
+            saved,
+            stored,
+            lanes,
+            writers,
+            snapshot: None,
+            metrics: BridgeMetrics::new(),
+        };
         let reading = reader::read(source, plan.start, backoff, run.readiness.clone(), batches);
         run.drive(reading, incoming, start, shutdown).await
     }
 
     /// Loads, reads, decides and claims, each as often as it takes.
-    #[expect(clippy::type_complexity, reason = "one use")]
     async fn prepare(&mut self) -> Result<(Plan, Vec<(W::Wire, StreamTraits)>), Failure<S>> {
         let mut backoff = self.backoff(3);
         loop {
@@ -223,13 +253,15 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
                     let transient = match &error {
                         PipelineError::Source(error) => error.is_transient(),
                         PipelineError::Wire(error) => error.is_transient(),
-                        PipelineError::Checkpoint(CheckpointError::Unavailable(_) | CheckpointError::Conflict) => true,
+                        PipelineError::Checkpoint(
+                            CheckpointError::Unavailable(_) | CheckpointError::Conflict,
+                        ) => true,
                         _ => false,
                     };
                     if !transient {
                         return Err(error);
                     }
-                    let wait = backoff.next();
+                    let wait = backoff.wait();
                     let report = crate::exit::report(&error);
                     tracing::warn!(error = report, retry_in = ?wait, "cannot start yet");
                     self.readiness.set_unready(component, report);
@@ -239,7 +271,6 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "one use")]
     async fn try_prepare(&mut self) -> Result<(Plan, Vec<(W::Wire, StreamTraits)>), (Component, Failure<S>)> {
         let nats = |error: WireError| (Component::Nats, PipelineError::Wire(error));
         let checkpoint = |error| (Component::Nats, PipelineError::Checkpoint(error));
@@ -285,7 +316,8 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
                 }),
             ),
         };
-        let point = loaded.as_ref().map_or_else(|| plan.start.clone(), |(checkpoint, _)| checkpoint.point.clone());
+        let point =
+            loaded.as_ref().map_or_else(|| plan.start.clone(), |(checkpoint, _)| checkpoint.point.clone());
         let claim = new_checkpoint(&self.options.instance, point.clone(), streams);
         self.revision = Some(self.checkpoints.save(&claim, revision).await.map_err(checkpoint)?);
         self.saved = Some((point, Instant::now()));
@@ -299,7 +331,10 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         Ok((plan, wires))
     }
 
-    async fn plan_without_checkpoint(&mut self, states: &[StreamState]) -> Result<Plan, (Component, Failure<S>)> {
+    async fn plan_without_checkpoint(
+        &mut self,
+        states: &[StreamState],
+    ) -> Result<Plan, (Component, Failure<S>)> {
         match plan::without_checkpoint(states) {
             Ok(Some(plan)) => {
                 tracing::warn!(at = %plan.start, "there is no checkpoint; going on from the streams' last messages");
@@ -309,248 +344,12 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
             Err(PlanError::NoCheckpoint { .. }) if self.options.start_is_explicit => {}
             Err(error) => return Err((Component::Nats, PipelineError::Plan(error))),
         }
-        let start =
-            self.source.first_point().await.map_err(|error| (Component::Source, PipelineError::Source(error)))?;
+        let start = self
+            .source
+            .first_point()
+            .await
+            .map_err(|error| (Component::Source, PipelineError::Source(error)))?;
         tracing::info!(at = %start, "first start");
         Ok(Plan { start, chains: plan::from_tails(states, true), refilled: Vec::new() })
     }
-}
-
-/// One run: what the loop works on.
-struct Run<'a, C> {
-    checkpoints: &'a mut C,
-    options: &'a PipelineOptions,
-    readiness: &'a Readiness,
-    revision: &'a mut Option<u64>,
-    saved: &'a mut Option<(LogPoint, Instant)>,
-    lanes: Vec<Lane>,
-    writers: JoinSet<Result<(), Stop>>,
-    snapshot: Option<Snapshot>,
-    metrics: BridgeMetrics,
-}
-
-impl<C: Checkpoints> Run<'_, C> {
-    async fn drive<E: std::error::Error + 'static>(
-        &mut self,
-        reading: impl Future<Output = Result<(), E>>,
-        mut incoming: mpsc::Receiver<Batch>,
-        start: LogPoint,
-        shutdown: &CancellationToken,
-    ) -> Result<End, PipelineError<E>> {
-        let mut reading = std::pin::pin!(reading);
-        let mut tick = tokio::time::interval(self.options.checkpoint_interval);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut point = start;
-        let mut waiting: VecDeque<(usize, Vec<Message>)> = VecDeque::new();
-        loop {
-            let next_lane = waiting.front().and_then(|(index, _)| self.lanes.get(*index)).map(|lane| lane.input.clone());
-            tokio::select! {
-                biased;
-                () = shutdown.cancelled() => break,
-                Some(ended) = self.writers.join_next() => return self.writer_ended(ended),
-                _ = tick.tick() => {
-                    self.observe();
-                    if waiting.is_empty() {
-                        self.checkpoint(&point).await?;
-                    }
-                }
-                Some(permit) = reserve(next_lane) => {
-                    if let Some((_, messages)) = waiting.pop_front() {
-                        permit.send(messages);
-                    }
-                }
-                batch = incoming.recv(), if waiting.is_empty() => {
-                    if let Some(batch) = batch {
-                        point = batch.point;
-                        self.route(batch.messages, &mut waiting);
-                    }
-                }
-                ended = &mut reading => return match ended {
-                    Err(error) => Err(PipelineError::Source(error)),
-                    Ok(()) => Ok(End::Shutdown),
-                },
-            }
-        }
-        self.drain(waiting, point).await
-    }
-
-    /// Sorts the messages of a batch by stream, keeping their order.
-    fn route(&mut self, messages: Vec<(usize, Message)>, waiting: &mut VecDeque<(usize, Vec<Message>)>) {
-        for (index, message) in messages {
-            let Some(lane) = self.lanes.get_mut(index) else { continue };
-            lane.routed += 1;
-            match waiting.iter_mut().find(|(other, _)| *other == index) {
-                Some((_, messages)) => messages.push(message),
-                None => waiting.push_back((index, vec![message])),
-            }
-        }
-    }
-
-    fn writer_ended<E: std::error::Error + 'static>(
-        &mut self,
-        ended: Result<Result<(), Stop>, tokio::task::JoinError>,
-    ) -> Result<End, PipelineError<E>> {
-        match ended {
-            Ok(Err(stop @ Stop::Behind { .. })) => Ok(End::Again(stop)),
-            Ok(Err(stop)) => Err(PipelineError::Writer(stop)),
-            Ok(Ok(())) => Err(PipelineError::Writer(Stop::Internal("a writer ended before its input".into()))),
-            Err(panic) => Err(PipelineError::Writer(Stop::Internal(format!("a writer failed: {panic}")))),
-        }
-    }
-
-    /// Tells metrics and readiness how the lanes are.
-    fn observe(&mut self) {
-        let trouble = self
-            .lanes
-            .iter()
-            .zip(&self.options.streams)
-            .find_map(|(lane, stream)| Some(format!("stream {stream}: {}", lane.stored.borrow().trouble.as_deref()?)));
-        match trouble {
-            Some(trouble) => self.readiness.set_unready(Component::Publish, trouble),
-            None => self.readiness.set_ready(Component::Publish),
-        }
-        if let Some((_, at)) = self.saved {
-            self.metrics.checkpoint_age.set(at.elapsed().as_secs_f64());
-        }
-    }
-
-    /// Saves the newest snapshot that is covered, and takes the next.
-    async fn checkpoint<E: std::error::Error + 'static>(&mut self, point: &LogPoint) -> Result<(), PipelineError<E>> {
-        let covered = match self.snapshot.take() {
-            Some(snapshot) if self.is_covered(&snapshot) => Some(snapshot.point),
-            Some(snapshot) => {
-                self.snapshot = Some(snapshot);
-                return Ok(());
-            }
-            None => None,
-        };
-        let snapshot =
-            Snapshot { point: point.clone(), routed: self.lanes.iter().map(|lane| lane.routed).collect() };
-        let covered = if self.is_covered(&snapshot) {
-            Some(snapshot.point)
-        } else {
-            self.snapshot = Some(snapshot);
-            covered
-        };
-        match covered {
-            Some(point) if self.saved.as_ref().is_none_or(|(saved, _)| *saved != point) => self.save(point).await,
-            Some(point) => {
-                // Nothing new; what is saved is as good as written now.
-                *self.saved = Some((point, Instant::now()));
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn is_covered(&self, snapshot: &Snapshot) -> bool {
-        self.lanes.iter().zip(&snapshot.routed).all(|(lane, routed)| lane.stored.borrow().done >= *routed)
-    }
-
-    async fn save<E: std::error::Error + 'static>(&mut self, point: LogPoint) -> Result<(), PipelineError<E>> {
-        let streams = stream_points(
-            &self.options.streams,
-            self.lanes.iter().map(|lane| {
-                let stored = lane.stored.borrow();
-                (stored.sequence, stored.position.as_ref().map(ToString::to_string))
-            }),
-        );
-        let checkpoint = new_checkpoint(&self.options.instance, point, streams);
-        match self.checkpoints.save(&checkpoint, *self.revision).await {
-            Ok(revision) => {
-                *self.revision = Some(revision);
-                *self.saved = Some((checkpoint.point, Instant::now()));
-                self.metrics.checkpoint_writes.increment(1);
-                Ok(())
-            }
-            Err(CheckpointError::Conflict) => self.resolve_conflict().await,
-            Err(error) => {
-                tracing::warn!(%error, "cannot write the checkpoint now");
-                Ok(())
-            }
-        }
-    }
-
-    /// The revision is not what it was: either an earlier write whose answer was lost, or another instance.
-    async fn resolve_conflict<E: std::error::Error + 'static>(&mut self) -> Result<(), PipelineError<E>> {
-        match self.checkpoints.load().await {
-            Ok(Some((checkpoint, revision))) if checkpoint.instance == self.options.instance => {
-                *self.revision = Some(revision);
-                Ok(())
-            }
-            Ok(Some((checkpoint, _))) => Err(PipelineError::TakenOver { by: checkpoint.instance }),
-            Ok(None) => {
-                tracing::warn!("the checkpoint was deleted; writing it anew");
-                *self.revision = None;
-                Ok(())
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot read the checkpoint now");
-                Ok(())
-            }
-        }
-    }
-
-    /// Reads no more; stores what was read, checkpoints, and ends.
-    async fn drain<E: std::error::Error + 'static>(
-        &mut self,
-        waiting: VecDeque<(usize, Vec<Message>)>,
-        point: LogPoint,
-    ) -> Result<End, PipelineError<E>> {
-        tracing::info!("draining");
-        let deadline = Instant::now() + self.options.shutdown_deadline;
-        let stored = tokio::time::timeout_at(deadline, async {
-            for (index, messages) in waiting {
-                if let Some(lane) = self.lanes.get(index)
-                    && lane.input.send(messages).await.is_err()
-                {
-                    break;
-                }
-            }
-            for lane in &mut self.lanes {
-                // Closing the input tells the writer to end once everything is stored.
-                lane.input = mpsc::channel(1).0;
-            }
-            while let Some(ended) = self.writers.join_next().await {
-                match ended {
-                    Ok(result) => result?,
-                    Err(panic) => return Err(Stop::Internal(format!("a writer failed: {panic}"))),
-                }
-            }
-            Ok(())
-        })
-        .await;
-        match stored {
-            Ok(Ok(())) => {
-                if self.saved.as_ref().is_none_or(|(saved, _)| *saved != point) {
-                    let saving = tokio::time::timeout_at(deadline, self.save(point)).await;
-                    saving.unwrap_or(Err(PipelineError::Deadline))?;
-                }
-                Ok(End::Shutdown)
-            }
-            Ok(Err(Stop::Behind { .. })) | Err(_) => Err(PipelineError::Deadline),
-            Ok(Err(stop)) => Err(PipelineError::Writer(stop)),
-        }
-    }
-}
-
-/// Waits until a lane takes another list of messages; gives nothing if its writer has ended, which is noticed elsewhere.
-async fn reserve(lane: Option<mpsc::Sender<Vec<Message>>>) -> Option<mpsc::OwnedPermit<Vec<Message>>> {
-    lane?.reserve_owned().await.ok()
-}
-
-fn stream_points(
-    names: &[String],
-    points: impl Iterator<Item = (u64, Option<String>)>,
-) -> BTreeMap<String, StreamPoint> {
-    names
-        .iter()
-        .zip(points)
-        .map(|(name, (sequence, position))| (name.clone(), StreamPoint { sequence, position }))
-        .collect()
-}
-
-fn new_checkpoint(instance: &str, point: LogPoint, streams: BTreeMap<String, StreamPoint>) -> Checkpoint {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Checkpoint { version: FORMAT_VERSION, instance: instance.to_owned(), point, streams, written_seconds: now.as_secs() }
 }

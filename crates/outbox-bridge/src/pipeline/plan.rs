@@ -61,7 +61,11 @@ pub enum PlanError {
 /// # Errors
 ///
 /// See [`PlanError`].
-pub fn with_checkpoint(checkpoint: &Checkpoint, streams: &[StreamState], key: &str) -> Result<Plan, PlanError> {
+pub fn with_checkpoint(
+    checkpoint: &Checkpoint,
+    streams: &[StreamState],
+    key: &str,
+) -> Result<Plan, PlanError> {
     let mut start = checkpoint.point.clone();
     let covered = point_order(&start);
     let mut refilled = Vec::new();
@@ -78,7 +82,8 @@ pub fn with_checkpoint(checkpoint: &Checkpoint, streams: &[StreamState], key: &s
             }
             // Purged, or its last messages deleted: what was stored after the checkpoint is known by number.
             (_, Some(recorded)) if last >= recorded.sequence => {
-                let position = recorded.position.as_deref().map(|text| parse(&stream.name, text)).transpose()?;
+                let position =
+                    recorded.position.as_deref().map(|text| parse(&stream.name, text)).transpose()?;
                 Chain::new(last, position, false, last - recorded.sequence)
             }
             // It lost what it had acknowledged, or it came back into the configuration: read from where it ends.

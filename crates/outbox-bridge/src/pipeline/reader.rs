@@ -17,7 +17,6 @@ pub(super) async fn read<S: Source>(
     mut backoff: Backoff,
     readiness: Readiness,
     batches: mpsc::Sender<Batch>,
-
 ) -> Result<(), S::Error> {
     let metrics = BridgeMetrics::new();
     loop {
@@ -42,7 +41,7 @@ pub(super) async fn read<S: Source>(
         if !error.is_transient() {
             return Err(error);
         }
-        let wait = backoff.next();
+        let wait = backoff.wait();
         let report = crate::exit::report(&error);
         tracing::warn!(error = report, at = %point, retry_in = ?wait, "lost the source");
         readiness.set_unready(Component::Source, format!("source: {report}"));

@@ -62,8 +62,8 @@ pub enum Located {
      stream belongs to another server or its logs were reset, or a table was taken out of the configuration"
 )]
 pub struct NotInLog {
-    expected: Position,
-    found: Position,
+    expected: Box<Position>,
+    found: Box<Position>,
 }
 
 /// An acknowledgement that does not fit.
@@ -177,7 +177,10 @@ impl Chain {
                     return Ok(false);
                 }
                 if skip.must_see && !skip.seen {
-                    return Err(NotInLog { expected: until.clone(), found: message.position() });
+                    return Err(NotInLog {
+                        expected: Box::new(until.clone()),
+                        found: Box::new(message.position()),
+                    });
                 }
             }
             self.received = Some(order);
@@ -199,12 +202,16 @@ impl Chain {
     /// # Errors
     ///
     /// If `sequence` lies past the last message.
-    pub fn acknowledge(&mut self, sequence: u64) -> Result<std::collections::vec_deque::Drain<'_, Message>, Overrun> {
+    pub fn acknowledge(
+        &mut self,
+        sequence: u64,
+    ) -> Result<std::collections::vec_deque::Drain<'_, Message>, Overrun> {
         let count = sequence.saturating_sub(self.sequence);
-        let count = usize::try_from(count).ok().filter(|count| *count <= self.unstored.len()).ok_or(Overrun {
-            acknowledged: sequence,
-            sent: self.sequence.saturating_add(self.unstored.len() as u64),
-        })?;
+        let count =
+            usize::try_from(count).ok().filter(|count| *count <= self.unstored.len()).ok_or(Overrun {
+                acknowledged: sequence,
+                sent: self.sequence.saturating_add(self.unstored.len() as u64),
+            })?;
         Ok(self.take(count))
     }
 
@@ -240,7 +247,8 @@ impl Chain {
             };
         }
         let index = usize::try_from(ahead - 1).ok();
-        if index.and_then(|index| self.unstored.get(index)).is_some_and(|sent| sent.is_at(&message.position)) {
+        if index.and_then(|index| self.unstored.get(index)).is_some_and(|sent| sent.is_at(&message.position))
+        {
             let count = index.map_or(0, |index| index + 1);
             self.take(count);
             return Located::Advanced(count);
@@ -260,7 +268,10 @@ impl Chain {
         let stored = self.unstored.iter().take_while(|sent| sent.order() <= order).count();
         let seen = self.unstored.iter().any(|sent| sent.is_at(&message.position));
         if stored > 0 && !seen && self.received.is_some_and(|received| order <= received) {
-            return Located::Inconsistent(format!("the log has no row at {}, where message {sequence} stood", message.position));
+            return Located::Inconsistent(format!(
+                "the log has no row at {}, where message {sequence} stood",
+                message.position
+            ));
         }
         self.take(stored);
         self.sequence = sequence;
@@ -393,7 +404,9 @@ mod tests {
     #[test]
     fn rows_that_were_stored_and_deleted_are_skipped_by_number() {
         let mut chain = Chain::new(9, Some(message(4, 0).position()), false, 2);
-        for (offset, taken, known) in [(3, false, 7), (4, false, 7), (5, false, 8), (6, false, 9), (7, true, 9)] {
+        for (offset, taken, known) in
+            [(3, false, 7), (4, false, 7), (5, false, 8), (6, false, 9), (7, true, 9)]
+        {
             assert_eq!(chain.push(message(offset, 0)), Ok(taken), "{offset}");
             assert_eq!(chain.known().0, known, "{offset}");
         }

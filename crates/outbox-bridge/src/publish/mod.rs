@@ -11,11 +11,13 @@
 mod chain;
 mod message;
 mod nats;
+mod stop;
 mod wire;
 mod writer;
 
 pub use chain::{Chain, Located, Tail, TailMessage};
 pub use message::{Message, TransactionId};
 pub use nats::NatsWire;
+pub use stop::Stop;
 pub use wire::{Delivery, Envelope, Operation, Reply, ReplyTo, Wire, WireError};
-pub use writer::{Mode, Stop, Stored, Writer, WriterOptions};
+pub use writer::{Mode, Stored, Writer, WriterOptions};

@@ -100,7 +100,8 @@ impl Wire for NatsWire {
                 (reply, operation == Operation::End)
             }
         };
-        let unsendable = |reason: String| WireError::Unsendable { position: message.position().to_string(), reason };
+        let unsendable =
+            |reason: String| WireError::Unsendable { position: message.position().to_string(), reason };
         let mut headers = HeaderMap::new();
         let mut body = Bytes::new();
         if !end {
@@ -115,7 +116,8 @@ impl Wire for NatsWire {
             headers.insert(HeaderName::from_static(header::CE_ID), message.id.as_str());
             headers.insert(HeaderName::from_static(header::POSITION), message.position().to_string());
             for (name, value) in &message.headers {
-                let name = HeaderName::from_str(name).map_err(|_| unsendable(format!("{name:?} is no header name")))?;
+                let name = HeaderName::from_str(name)
+                    .map_err(|_| unsendable(format!("{name:?} is no header name")))?;
                 if value.contains(['\r', '\n', '\0']) {
                     return Err(unsendable(format!("the value of header {name} has a control character")));
                 }
@@ -123,7 +125,8 @@ impl Wire for NatsWire {
             }
         }
         let size = body.len();
-        let sent = self.client.publish_with_reply_and_headers(message.subject.clone(), reply, headers, body).await;
+        let sent =
+            self.client.publish_with_reply_and_headers(message.subject.clone(), reply, headers, body).await;
         match sent.map_err(|error| error.kind()) {
             Ok(()) => Ok(()),
             Err(async_nats::client::PublishErrorKind::MaxPayloadExceeded) => Err(WireError::TooLarge {
@@ -131,7 +134,9 @@ impl Wire for NatsWire {
                 size,
                 max: self.client.max_payload(),
             }),
-            Err(async_nats::client::PublishErrorKind::Send) => Err(WireError::Unavailable("the client is closed".into())),
+            Err(async_nats::client::PublishErrorKind::Send) => {
+                Err(WireError::Unavailable("the client is closed".into()))
+            }
             Err(kind) => Err(unsendable(kind.to_string())),
         }
     }
@@ -167,13 +172,17 @@ impl Wire for NatsWire {
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
                 let state = self.info().await?.state;
                 if state.messages > 0 {
-                    return Err(WireError::Unavailable("two answers about the stream contradict each other".into()));
+                    return Err(WireError::Unavailable(
+                        "two answers about the stream contradict each other".into(),
+                    ));
                 }
                 Ok(Tail::Empty { last_sequence: state.last_sequence })
             }
             Err(error) => match error.kind() {
-                LastRawMessageErrorKind::JetStream(error) => Err(self.jetstream_error(&error)),
-                LastRawMessageErrorKind::InvalidSubject => Err(WireError::Unavailable("invalid subject".into())),
+                LastRawMessageErrorKind::JetStream(error) => Err(jetstream_error(&self.stream, &error)),
+                LastRawMessageErrorKind::InvalidSubject => {
+                    Err(WireError::Unavailable("invalid subject".into()))
+                }
                 _ => Err(WireError::Timeout),
             },
         }
@@ -199,19 +208,31 @@ impl NatsWire {
     }
 
     async fn info(&self) -> Result<jetstream::stream::Info, WireError> {
-        let stream = self.context.get_stream(&self.stream).await.map_err(|error| match error.kind() {
-            GetStreamErrorKind::JetStream(error) => self.jetstream_error(&error),
-            _ => WireError::Unavailable(error.to_string()),
-        })?;
-        Ok(stream.cached_info().clone())
+        Self::stream_info(&self.context, &self.stream).await
     }
 
-    fn jetstream_error(&self, error: &jetstream::Error) -> WireError {
-        if error.error_code() == ErrorCode::STREAM_NOT_FOUND {
-            WireError::NoStream { stream: self.stream.clone() }
-        } else {
-            WireError::Unavailable(error.to_string())
-        }
+    /// What the server says of a stream.
+    ///
+    /// # Errors
+    ///
+    /// If it does not exist or the server does not answer.
+    pub async fn stream_info(
+        context: &jetstream::Context,
+        stream: &str,
+    ) -> Result<jetstream::stream::Info, WireError> {
+        let info = context.get_stream(stream).await.map_err(|error| match error.kind() {
+            GetStreamErrorKind::JetStream(error) => jetstream_error(stream, &error),
+            _ => WireError::Unavailable(error.to_string()),
+        })?;
+        Ok(info.cached_info().clone())
+    }
+}
+
+fn jetstream_error(stream: &str, error: &jetstream::Error) -> WireError {
+    if error.error_code() == ErrorCode::STREAM_NOT_FOUND {
+        WireError::NoStream { stream: stream.to_owned() }
+    } else {
+        WireError::Unavailable(error.to_string())
     }
 }
 
@@ -253,7 +274,9 @@ fn parse_reply(message: &async_nats::Message) -> Reply {
             Reply::Flow { number: seq.unwrap_or(0), every: msgs.unwrap_or(1) }
         }
         Answer { kind: Some(kind), .. } => refused(0, format!("batch interrupted: {kind}")),
-        Answer { kind: None, seq: Some(sequence), duplicate, count, .. } => Reply::Stored { sequence, duplicate, count },
+        Answer { kind: None, seq: Some(sequence), duplicate, count, .. } => {
+            Reply::Stored { sequence, duplicate, count }
+        }
         Answer { .. } => refused(0, "an answer without a sequence".into()),
     }
 }

@@ -147,7 +147,7 @@ pub enum WireError {
     #[error("the server cannot answer now: {0}")]
     Unavailable(String),
     /// The stream does not exist.
-    #[error("stream {stream} does not exist")]
+    #[error("stream {stream} does not exist; `outbox-bridge init` prints its configuration")]
     #[expect(missing_docs, reason = "the fields are what the message says")]
     NoStream { stream: String },
     /// The stream's last message was not written by a bridge.
@@ -173,7 +173,10 @@ impl WireError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Timeout | Self::Unavailable(_) => true,
-            Self::NoStream { .. } | Self::Foreign { .. } | Self::TooLarge { .. } | Self::Unsendable { .. } => false,
+            Self::NoStream { .. }
+            | Self::Foreign { .. }
+            | Self::TooLarge { .. }
+            | Self::Unsendable { .. } => false,
         }
     }
 }

@@ -9,8 +9,9 @@ use tokio::{
 };
 
 use super::{
-    chain::{Chain, Located, NotInLog},
-    wire::{Delivery, Envelope, Operation, Reply, ReplyTo, Wire, WireError},
+    chain::{Chain, Located},
+    stop::{Doubt, Stop, code},
+    wire::{Delivery, Envelope, Operation, Reply, ReplyTo, Wire},
 };
 use crate::{
     backoff::Backoff,
@@ -72,93 +73,6 @@ pub struct Stored {
     pub position: Option<outbox_event::Position>,
     /// Why nothing is stored at the moment, if so.
     pub trouble: Option<Arc<str>>,
-}
-
-/// Why a writer gave up.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Stop {
-    /// The stream has lost what it had acknowledged. Starting anew refills it from the log.
-    #[error("stream {stream} ends at {tail}, but had acknowledged {acknowledged}: it lost messages")]
-    #[expect(missing_docs, reason = "the fields are what the message says")]
-    Behind { stream: String, tail: u64, acknowledged: u64 },
-    /// Somebody else keeps writing to the stream.
-    #[error(
-        "another bridge keeps writing to stream {stream}; let only one bridge with this source and these streams run"
-    )]
-    #[expect(missing_docs, reason = "the field is what the message says")]
-    Conflict { stream: String },
-    /// The stream's end fits nothing that a bridge could have written.
-    #[error("stream {stream} does not fit the log: {reason}")]
-    #[expect(missing_docs, reason = "the fields are what the message says")]
-    Inconsistent { stream: String, reason: String },
-    /// A message that the server refuses for good.
-    #[error("stream {stream} refuses the message at {position}: {reason}")]
-    #[expect(missing_docs, reason = "the fields are what the message says")]
-    Refused { stream: String, position: String, reason: String },
-    /// The log does not have the row that the stream ends with.
-    #[error("stream {stream} does not fit the log")]
-    NotInLog {
-        /// The stream.
-        stream: String,
-        /// Which row.
-        source: NotInLog,
-    },
-    /// A fault of this program.
-    #[error("{0}; this is a fault of the bridge, please report it")]
-    Internal(String),
-    /// The wire has failed for good.
-    #[error("cannot publish to stream {stream}")]
-    Wire {
-        /// The stream.
-        stream: String,
-        /// What failed.
-        source: WireError,
-    },
-}
-
-/// Why the writer no longer knows how far the stream is. The names are the metric's labels.
-#[derive(Debug, Clone)]
-enum Doubt {
-    Timeout,
-    Disconnected,
-    NoResponders,
-    Refused(u64, String),
-    WrongSequence,
-    Duplicate,
-    BatchEnded,
-}
-
-impl Doubt {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Timeout => "timeout",
-            Self::Disconnected => "disconnected",
-            Self::NoResponders => "no_responders",
-            Self::Refused(code, _) if *code == code::WRONG_LAST_SEQUENCE => "wrong_last_sequence",
-            Self::Refused(..) => "refused",
-            Self::WrongSequence => "wrong_sequence",
-            Self::Duplicate => "duplicate",
-            Self::BatchEnded => "batch_ended",
-        }
-    }
-}
-
-/// JetStream's error codes that a writer tells apart.
-///
-/// Source: <https://github.com/nats-io/nats-server/blob/main/server/errors.json>.
-mod code {
-    pub(super) const WRONG_LAST_SEQUENCE: u64 = 10071;
-    pub(super) const MESSAGE_TOO_LARGE: u64 = 10054;
-    pub(super) const SUBJECT_MISMATCH: u64 = 10066;
-    pub(super) const STREAM_SEALED: u64 = 10109;
-    pub(super) const HEADER_TOO_LARGE: u64 = 10097;
-    pub(super) const BATCH_DISABLED: u64 = 10205;
-
-    /// Whether a message refused so would be refused for ever.
-    pub(super) fn is_permanent(code: u64) -> bool {
-        matches!(code, MESSAGE_TOO_LARGE | SUBJECT_MISMATCH | STREAM_SEALED | HEADER_TOO_LARGE)
-    }
 }
 
 /// An open fast-ingest batch. Message `n` of it is to get sequence `base + n`.
@@ -294,7 +208,8 @@ impl<W: Wire> Writer<W> {
             let timeout = self.progressed + self.options.ack_timeout;
             let idle = self.batch.as_ref().is_some_and(|batch| !batch.ending)
                 && (self.sent == self.chain.len() || self.blocked);
-            let room = self.chain.len() < self.options.window && self.chain.bytes() < self.options.window_bytes_max;
+            let room =
+                self.chain.len() < self.options.window && self.chain.bytes() < self.options.window_bytes_max;
             tokio::select! {
                 biased;
                 delivery = self.wire.receive() => {
@@ -426,7 +341,9 @@ impl<W: Wire> Writer<W> {
 
     fn take_single(&mut self, expected: u64, reply: Reply) -> Result<Option<Doubt>, Stop> {
         match reply {
-            Reply::Stored { duplicate: false, sequence, .. } if sequence == expected => Ok(self.stored_up_to(sequence)),
+            Reply::Stored { duplicate: false, sequence, .. } if sequence == expected => {
+                Ok(self.stored_up_to(sequence))
+            }
             Reply::Stored { duplicate: false, .. } | Reply::Flow { .. } => Ok(Some(Doubt::WrongSequence)),
             Reply::Stored { duplicate: true, .. }
                 if self.probing && expected == self.chain.sequence() + 1 && self.is_duplicate() =>
@@ -436,11 +353,17 @@ impl<W: Wire> Writer<W> {
             }
             Reply::Stored { duplicate: true, .. } => Ok(Some(Doubt::Duplicate)),
             Reply::NoResponders => Ok(Some(Doubt::NoResponders)),
-            Reply::Refused { code, description } if code::is_permanent(code) && self.probing => Err(Stop::Refused {
-                stream: self.options.stream.clone(),
-                position: self.chain.get(0).map(|message| message.position().to_string()).unwrap_or_default(),
-                reason: format!("{description} ({code})"),
-            }),
+            Reply::Refused { code, description } if code::is_permanent(code) && self.probing => {
+                Err(Stop::Refused {
+                    stream: self.options.stream.clone(),
+                    position: self
+                        .chain
+                        .get(0)
+                        .map(|message| message.position().to_string())
+                        .unwrap_or_default(),
+                    reason: format!("{description} ({code})"),
+                })
+            }
             Reply::Refused { code, description } => Ok(Some(Doubt::Refused(code, description))),
         }
     }
@@ -459,7 +382,9 @@ impl<W: Wire> Writer<W> {
                 let certain = batch.base + number - 1;
                 Ok(self.stored_up_to(certain))
             }
-            Reply::Stored { sequence, count: Some(count), .. } if batch.ending && sequence == batch.base + count && count == batch.sent => {
+            Reply::Stored { sequence, count: Some(count), .. }
+                if batch.ending && sequence == batch.base + count && count == batch.sent =>
+            {
                 self.batch = None;
                 Ok(self.stored_up_to(sequence))
             }
@@ -530,8 +455,9 @@ impl<W: Wire> Writer<W> {
         self.metrics.in_flight(&self.chain);
         self.stored.send_if_modified(|stored| {
             let (sequence, position) = self.chain.known();
-            let changed =
-                stored.done != self.done || stored.sequence != sequence || stored.trouble.as_deref() != trouble;
+            let changed = stored.done != self.done
+                || stored.sequence != sequence
+                || stored.trouble.as_deref() != trouble;
             if changed {
                 *stored = Stored {
                     done: self.done,
@@ -556,7 +482,7 @@ impl<W: Wire> Writer<W> {
         let mut behind_since = None;
         loop {
             self.report(Some(&trouble));
-            tokio::time::sleep(self.backoff.next()).await;
+            tokio::time::sleep(self.backoff.wait()).await;
             let tail = match self.wire.read_tail().await {
                 Ok(tail) => tail,
                 Err(error) if error.is_transient() => {

@@ -87,7 +87,8 @@ impl Log {
             None => ("binlog.000001".to_owned(), 4, At::Boundary),
             Some(last) => {
                 let id = &self.ids[last];
-                let transaction = Transaction { gtid: id.gtid.clone(), committed_micros: id.committed_micros };
+                let transaction =
+                    Transaction { gtid: id.gtid.clone(), committed_micros: id.committed_micros };
                 (id.file.to_string(), id.offset, At::Done(transaction))
             }
         };

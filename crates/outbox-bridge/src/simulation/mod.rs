@@ -160,7 +160,8 @@ impl Simulation {
 }
 
 fn run_seed(seed: u64) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async { Simulation::new(seed).run().await });
 }
 

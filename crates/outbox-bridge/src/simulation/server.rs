@@ -159,7 +159,8 @@ impl World {
             2 => {
                 let messages = state.streams[stream].messages.len();
                 let older = state.random.random_range(0..=messages.min(30));
-                state.streams[stream].stale = Some((messages - older, Instant::now() + time.min(Duration::from_secs(3))));
+                state.streams[stream].stale =
+                    Some((messages - older, Instant::now() + time.min(Duration::from_secs(3))));
             }
             3 => state.streams[stream].stalled_until = Some(Instant::now() + time),
             4 if self.faults.restore => {
@@ -193,7 +194,11 @@ impl World {
 
     pub(super) fn is_complete(&self) -> bool {
         let state = self.lock();
-        state.streams.iter().zip(&self.log.expected).all(|(stream, expected)| stream.messages.len() == expected.len())
+        state
+            .streams
+            .iter()
+            .zip(&self.log.expected)
+            .all(|(stream, expected)| stream.messages.len() == expected.len())
     }
 
     pub(super) fn violation(&self) -> Option<String> {
@@ -210,7 +215,8 @@ impl World {
         while let Some(packet) = packets.recv().await {
             let (latency, stalled_until) = {
                 let mut state = self.lock();
-                let latency = if state.random.random_ratio(1, 10) { state.random.random_range(0..4) } else { 0 };
+                let latency =
+                    if state.random.random_ratio(1, 10) { state.random.random_range(0..4) } else { 0 };
                 (latency, state.streams[index].stalled_until)
             };
             if latency > 0 {
@@ -231,7 +237,7 @@ impl State {
         self.generation += 1;
         self.old = (self.random.random_range(0..20), self.random.random_range(0..40));
         for wire in self.wires.values() {
-            let _ = wire.send(Delivery::Disconnected);
+            wire.send(Delivery::Disconnected).ok();
         }
     }
 
@@ -369,33 +375,37 @@ impl State {
     fn answer(&mut self, wire: u64, delivery: Delivery) {
         let Some(answers) = self.wires.get(&wire).cloned() else { return };
         if self.trouble == 0 || !self.random.random_ratio(1, self.trouble) {
-            let _ = answers.send(delivery);
+            answers.send(delivery).ok();
             return;
         }
         match self.random.random_range(0..4) {
             0 => {}
             1 => {
-                let _ = answers.send(delivery.clone());
-                let _ = answers.send(delivery);
+                answers.send(delivery.clone()).ok();
+                answers.send(delivery).ok();
             }
             2 => {
                 let wait = Duration::from_millis(self.random.random_range(1..15_000));
                 tokio::spawn(async move {
                     tokio::time::sleep(wait).await;
-                    let _ = answers.send(delivery);
+                    answers.send(delivery).ok();
                 });
             }
             _ => {
                 // An error, and then the acknowledgement of the real leader.
-                let error = Reply::Refused { code: 10008, description: "JetStream system temporarily unavailable".into() };
-                let _ = answers.send(match &delivery {
+                let error = Reply::Refused {
+                    code: 10008,
+                    description: "JetStream system temporarily unavailable".into(),
+                };
+                let refused = match &delivery {
                     Delivery::Single { epoch, sequence, .. } => {
                         Delivery::Single { epoch: *epoch, sequence: *sequence, reply: error }
                     }
                     Delivery::Batch { batch, .. } => Delivery::Batch { batch: *batch, reply: error },
                     Delivery::Disconnected => Delivery::Disconnected,
-                });
-                let _ = answers.send(delivery);
+                };
+                answers.send(refused).ok();
+                answers.send(delivery).ok();
             }
         }
     }
@@ -444,7 +454,11 @@ impl SimulatedWire {
         let wait = {
             let mut state = self.world.lock();
             let trouble = state.trouble;
-            if trouble > 0 && state.random.random_ratio(3, trouble) { None } else { Some(state.random.random_range(0..10)) }
+            if trouble > 0 && state.random.random_ratio(3, trouble) {
+                None
+            } else {
+                Some(state.random.random_range(0..10))
+            }
         };
         let Some(wait) = wait else {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -474,7 +488,7 @@ impl Wire for SimulatedWire {
             expected_last_sequence: envelope.expected_last_sequence,
             reply_to: envelope.reply_to,
         };
-        let _ = self.world.inputs[self.index].send(packet);
+        self.world.inputs[self.index].send(packet).ok();
         Ok(())
     }
 

@@ -27,7 +27,9 @@ pub(super) struct SimulatedStore {
 impl SimulatedStore {
     pub(super) fn new(seed: u64) -> Self {
         let random = SmallRng::seed_from_u64(seed);
-        Self { state: Arc::new(Mutex::new(State { random, entry: None, revision: 0, disturbed_until: None })) }
+        Self {
+            state: Arc::new(Mutex::new(State { random, entry: None, revision: 0, disturbed_until: None })),
+        }
     }
 
     /// The checkpoint is gone.

@@ -1,8 +1,16 @@
 //! Where events come from: one replication connection to MySQL or MariaDB.
 
 pub mod connection;
+pub mod event;
+pub mod find;
+mod group;
+pub mod gtid;
+mod lag;
+mod log;
 mod raw;
 mod stream;
 
+pub use lag::watch_lag;
+pub use log::{LogError, LogOptions, LogSource, MakeRoutes};
 pub use raw::{EventHeader, HEADER_SIZE, RawEvent};
 pub use stream::{Batch, Source, SourceError};

@@ -36,6 +36,10 @@ const HEARTBEATS: std::ops::RangeInclusive<Duration> =
 /// The offset of a file's first event, behind the file's magic number.
 const OFFSET_MIN: u64 = 4;
 
+/// How long the server may wait until we take more of what it sends: while a stream cannot be written to, nothing is read,
+/// and the default of a minute would cut the connection time and again.
+const NET_WRITE_TIMEOUT_SECONDS: u32 = 86_400;
+
 /// MySQL keeps file names in a buffer of this size.
 const FILE_BYTES_MAX: usize = 511;
 
@@ -142,7 +146,8 @@ fn settings(request: &DumpRequest, flavour: Flavour) -> String {
     let common = format!(
         "SET @master_binlog_checksum = 'CRC32', @source_binlog_checksum = 'CRC32', \
          @master_heartbeat_period = {heartbeat_nanoseconds}, @source_heartbeat_period = {heartbeat_nanoseconds}, \
-         @slave_uuid = {uuid}, @replica_uuid = {uuid}"
+         @slave_uuid = {uuid}, @replica_uuid = {uuid}, \
+         SESSION net_write_timeout = {NET_WRITE_TIMEOUT_SECONDS}"
     );
     match flavour {
         Flavour::MySql => common,

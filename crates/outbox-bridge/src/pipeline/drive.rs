@@ -1,0 +1,311 @@
+//! The loop of one run: from the reader to the lanes of the writers, and the checkpoint behind them.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::Future,
+    time::SystemTime,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{PipelineError, PipelineOptions};
+use crate::{
+    admin::{Component, Readiness},
+    checkpoint::{Checkpoint, CheckpointError, Checkpoints, FORMAT_VERSION, LogPoint, StreamPoint},
+    metrics::BridgeMetrics,
+    publish::{Message, Stop, Stored},
+    source::Batch,
+};
+
+/// Why one run ended without an error for good.
+pub(super) enum End {
+    Shutdown,
+    Again(Stop),
+}
+
+/// One writer as the loop sees it.
+pub(super) struct Lane {
+    pub(super) input: mpsc::Sender<Vec<Message>>,
+    pub(super) stored: watch::Receiver<Stored>,
+    pub(super) routed: u64,
+}
+
+/// A point that may be checkpointed once each lane has done as much as was routed to it then.
+pub(super) struct Snapshot {
+    point: LogPoint,
+    routed: Vec<u64>,
+}
+
+/// Lists of messages that a lane may have waiting besides what its writer holds.
+pub(super) const LANE_CAPACITY: usize = 2;
+
+/// One run: what the loop works on.
+pub(super) struct Run<'a, C> {
+    pub(super) checkpoints: &'a mut C,
+    pub(super) options: &'a PipelineOptions,
+    pub(super) readiness: &'a Readiness,
+    pub(super) revision: &'a mut Option<u64>,
+    pub(super) saved: &'a mut Option<(LogPoint, Instant)>,
+    pub(super) stored: &'a watch::Sender<(String, u64)>,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) writers: JoinSet<Result<(), Stop>>,
+    pub(super) snapshot: Option<Snapshot>,
+    pub(super) metrics: BridgeMetrics,
+}
+
+impl<C: Checkpoints> Run<'_, C> {
+    pub(super) async fn drive<E: std::error::Error + 'static>(
+        &mut self,
+        reading: impl Future<Output = Result<(), E>>,
+        mut incoming: mpsc::Receiver<Batch>,
+        start: LogPoint,
+        shutdown: &CancellationToken,
+    ) -> Result<End, PipelineError<E>> {
+        let mut reading = std::pin::pin!(reading);
+        let mut tick = tokio::time::interval(self.options.checkpoint_interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut point = start;
+        let mut waiting: VecDeque<(usize, Vec<Message>)> = VecDeque::new();
+        loop {
+            let next_lane =
+                waiting.front().and_then(|(index, _)| self.lanes.get(*index)).map(|lane| lane.input.clone());
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(ended) = self.writers.join_next() => return self.writer_ended(ended),
+                _ = tick.tick() => {
+                    self.observe();
+                    if waiting.is_empty() {
+                        self.checkpoint(&point).await?;
+                    }
+                }
+                Some(permit) = reserve(next_lane) => {
+                    if let Some((_, messages)) = waiting.pop_front() {
+                        permit.send(messages);
+                    }
+                }
+                batch = incoming.recv(), if waiting.is_empty() => {
+                    if let Some(batch) = batch {
+                        point = batch.point;
+                        self.route(batch.messages, &mut waiting);
+                    }
+                }
+                ended = &mut reading => return match ended {
+                    Err(error) => Err(PipelineError::Source(error)),
+                    Ok(()) => Ok(End::Shutdown),
+                },
+            }
+        }
+        self.drain(waiting, point).await
+    }
+
+    /// Sorts the messages of a batch by stream, keeping their order.
+    fn route(&mut self, messages: Vec<(usize, Message)>, waiting: &mut VecDeque<(usize, Vec<Message>)>) {
+        for (index, message) in messages {
+            let Some(lane) = self.lanes.get_mut(index) else { continue };
+            lane.routed += 1;
+            match waiting.iter_mut().find(|(other, _)| *other == index) {
+                Some((_, messages)) => messages.push(message),
+                None => waiting.push_back((index, vec![message])),
+            }
+        }
+    }
+
+    fn writer_ended<E: std::error::Error + 'static>(
+        &mut self,
+        ended: Result<Result<(), Stop>, tokio::task::JoinError>,
+    ) -> Result<End, PipelineError<E>> {
+        match ended {
+            Ok(Err(stop @ (Stop::Behind { .. } | Stop::Inconsistent { .. }))) => Ok(End::Again(stop)),
+            Ok(Err(stop)) => Err(PipelineError::Writer(stop)),
+            Ok(Ok(())) => {
+                Err(PipelineError::Writer(Stop::Internal("a writer ended before its input".into())))
+            }
+            Err(panic) => Err(PipelineError::Writer(Stop::Internal(format!("a writer failed: {panic}")))),
+        }
+    }
+
+    /// Tells metrics and readiness how the lanes are.
+    fn observe(&mut self) {
+        let trouble = self.lanes.iter().zip(&self.options.streams).find_map(|(lane, stream)| {
+            Some(format!("stream {stream}: {}", lane.stored.borrow().trouble.as_deref()?))
+        });
+        match trouble {
+            Some(trouble) => self.readiness.set_unready(Component::Publish, trouble),
+            None => self.readiness.set_ready(Component::Publish),
+        }
+        if let Some((_, at)) = self.saved {
+            self.metrics.checkpoint_age.set(at.elapsed().as_secs_f64());
+        }
+    }
+
+    /// Saves the newest snapshot that is covered, and takes the next.
+    async fn checkpoint<E: std::error::Error + 'static>(
+        &mut self,
+        point: &LogPoint,
+    ) -> Result<(), PipelineError<E>> {
+        let covered = match self.snapshot.take() {
+            Some(snapshot) if self.is_covered(&snapshot) => Some(snapshot.point),
+            Some(snapshot) => {
+                self.snapshot = Some(snapshot);
+                return Ok(());
+            }
+            None => None,
+        };
+        let snapshot =
+            Snapshot { point: point.clone(), routed: self.lanes.iter().map(|lane| lane.routed).collect() };
+        let covered = if self.is_covered(&snapshot) {
+            Some(snapshot.point)
+        } else {
+            self.snapshot = Some(snapshot);
+            covered
+        };
+        if let Some(point) = &covered {
+            self.stored.send_replace((point.file.clone(), point.offset));
+            self.metrics
+                .position_file
+                .set(outbox_event::log_file_number(&point.file).unwrap_or_default() as f64);
+            self.metrics.position_offset.set(point.offset as f64);
+        }
+        match covered {
+            Some(point) if self.saved.as_ref().is_none_or(|(saved, _)| *saved != point) => {
+                self.save(point).await
+            }
+            Some(point) => {
+                // Nothing new; what is saved is as good as written now.
+                *self.saved = Some((point, Instant::now()));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn is_covered(&self, snapshot: &Snapshot) -> bool {
+        self.lanes.iter().zip(&snapshot.routed).all(|(lane, routed)| lane.stored.borrow().done >= *routed)
+    }
+
+    async fn save<E: std::error::Error + 'static>(
+        &mut self,
+        point: LogPoint,
+    ) -> Result<(), PipelineError<E>> {
+        let streams = stream_points(
+            &self.options.streams,
+            self.lanes.iter().map(|lane| {
+                let stored = lane.stored.borrow();
+                (stored.sequence, stored.position.as_ref().map(ToString::to_string))
+            }),
+        );
+        let checkpoint = new_checkpoint(&self.options.instance, point, streams);
+        match self.checkpoints.save(&checkpoint, *self.revision).await {
+            Ok(revision) => {
+                *self.revision = Some(revision);
+                *self.saved = Some((checkpoint.point, Instant::now()));
+                self.metrics.checkpoint_writes.increment(1);
+                Ok(())
+            }
+            Err(CheckpointError::Conflict) => self.resolve_conflict().await,
+            Err(error) => {
+                tracing::warn!(%error, "cannot write the checkpoint now");
+                Ok(())
+            }
+        }
+    }
+
+    /// The revision is not what it was: either an earlier write whose answer was lost, or another instance.
+    async fn resolve_conflict<E: std::error::Error + 'static>(&mut self) -> Result<(), PipelineError<E>> {
+        match self.checkpoints.load().await {
+            Ok(Some((checkpoint, revision))) if checkpoint.instance == self.options.instance => {
+                *self.revision = Some(revision);
+                Ok(())
+            }
+            Ok(Some((checkpoint, _))) => Err(PipelineError::TakenOver { by: checkpoint.instance }),
+            Ok(None) => {
+                tracing::warn!("the checkpoint was deleted; writing it anew");
+                *self.revision = None;
+                Ok(())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the checkpoint now");
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads no more; stores what was read, checkpoints, and ends.
+    async fn drain<E: std::error::Error + 'static>(
+        &mut self,
+        waiting: VecDeque<(usize, Vec<Message>)>,
+        point: LogPoint,
+    ) -> Result<End, PipelineError<E>> {
+        tracing::info!("draining");
+        let deadline = Instant::now() + self.options.shutdown_deadline;
+        let stored = tokio::time::timeout_at(deadline, async {
+            for (index, messages) in waiting {
+                if let Some(lane) = self.lanes.get(index)
+                    && lane.input.send(messages).await.is_err()
+                {
+                    break;
+                }
+            }
+            for lane in &mut self.lanes {
+                // Closing the input tells the writer to end once everything is stored.
+                lane.input = mpsc::channel(1).0;
+            }
+            while let Some(ended) = self.writers.join_next().await {
+                match ended {
+                    Ok(result) => result?,
+                    Err(panic) => return Err(Stop::Internal(format!("a writer failed: {panic}"))),
+                }
+            }
+            Ok(())
+        })
+        .await;
+        match stored {
+            Ok(Ok(())) => {
+                if self.saved.as_ref().is_none_or(|(saved, _)| *saved != point) {
+                    let saving = tokio::time::timeout_at(deadline, self.save(point)).await;
+                    saving.unwrap_or(Err(PipelineError::Deadline))?;
+                }
+                Ok(End::Shutdown)
+            }
+            Ok(Err(Stop::Behind { .. })) | Err(_) => Err(PipelineError::Deadline),
+            Ok(Err(stop)) => Err(PipelineError::Writer(stop)),
+        }
+    }
+}
+
+/// Waits until a lane takes another list of messages; gives nothing if its writer has ended, which is noticed elsewhere.
+async fn reserve(lane: Option<mpsc::Sender<Vec<Message>>>) -> Option<mpsc::OwnedPermit<Vec<Message>>> {
+    lane?.reserve_owned().await.ok()
+}
+
+pub(super) fn stream_points(
+    names: &[String],
+    points: impl Iterator<Item = (u64, Option<String>)>,
+) -> BTreeMap<String, StreamPoint> {
+    names
+        .iter()
+        .zip(points)
+        .map(|(name, (sequence, position))| (name.clone(), StreamPoint { sequence, position }))
+        .collect()
+}
+
+pub(super) fn new_checkpoint(
+    instance: &str,
+    point: LogPoint,
+    streams: BTreeMap<String, StreamPoint>,
+) -> Checkpoint {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Checkpoint {
+        version: FORMAT_VERSION,
+        instance: instance.to_owned(),
+        point,
+        streams,
+        written_seconds: now.as_secs(),
+    }
+}

@@ -1,0 +1,90 @@
+//! What can go wrong for a writer: doubts, which it resolves by itself, and what makes it give up.
+
+use super::{chain::NotInLog, wire::WireError};
+
+/// Why a writer gave up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Stop {
+    /// The stream has lost what it had acknowledged. Starting anew refills it from the log.
+    #[error("stream {stream} ends at {tail}, but had acknowledged {acknowledged}: it lost messages")]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    Behind { stream: String, tail: u64, acknowledged: u64 },
+    /// Somebody else keeps writing to the stream.
+    #[error(
+        "another bridge keeps writing to stream {stream}; let only one bridge with this source and these streams run"
+    )]
+    #[expect(missing_docs, reason = "the field is what the message says")]
+    Conflict { stream: String },
+    /// The stream's end fits nothing that a bridge could have written.
+    #[error("stream {stream} does not fit the log: {reason}")]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    Inconsistent { stream: String, reason: String },
+    /// A message that the server refuses for good.
+    #[error("stream {stream} refuses the message at {position}: {reason}")]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    Refused { stream: String, position: String, reason: String },
+    /// The log does not have the row that the stream ends with.
+    #[error("stream {stream} does not fit the log")]
+    NotInLog {
+        /// The stream.
+        stream: String,
+        /// Which row.
+        source: NotInLog,
+    },
+    /// A fault of this program.
+    #[error("{0}; this is a fault of the bridge, please report it")]
+    Internal(String),
+    /// The wire has failed for good.
+    #[error("cannot publish to stream {stream}")]
+    Wire {
+        /// The stream.
+        stream: String,
+        /// What failed.
+        source: WireError,
+    },
+}
+
+/// Why the writer no longer knows how far the stream is. The names are the metric's labels.
+#[derive(Debug, Clone)]
+pub(super) enum Doubt {
+    Timeout,
+    Disconnected,
+    NoResponders,
+    Refused(u64, String),
+    WrongSequence,
+    Duplicate,
+    BatchEnded,
+}
+
+impl Doubt {
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Disconnected => "disconnected",
+            Self::NoResponders => "no_responders",
+            Self::Refused(code, _) if *code == code::WRONG_LAST_SEQUENCE => "wrong_last_sequence",
+            Self::Refused(..) => "refused",
+            Self::WrongSequence => "wrong_sequence",
+            Self::Duplicate => "duplicate",
+            Self::BatchEnded => "batch_ended",
+        }
+    }
+}
+
+/// JetStream's error codes that a writer tells apart.
+///
+/// Source: <https://github.com/nats-io/nats-server/blob/main/server/errors.json>.
+pub(super) mod code {
+    pub(in crate::publish) const WRONG_LAST_SEQUENCE: u64 = 10071;
+    pub(in crate::publish) const MESSAGE_TOO_LARGE: u64 = 10054;
+    pub(in crate::publish) const SUBJECT_MISMATCH: u64 = 10066;
+    pub(in crate::publish) const STREAM_SEALED: u64 = 10109;
+    pub(in crate::publish) const HEADER_TOO_LARGE: u64 = 10097;
+    pub(in crate::publish) const BATCH_DISABLED: u64 = 10205;
+
+    /// Whether a message refused so would be refused for ever.
+    pub(in crate::publish) fn is_permanent(code: u64) -> bool {
+        matches!(code, MESSAGE_TOO_LARGE | SUBJECT_MISMATCH | STREAM_SEALED | HEADER_TOO_LARGE)
+    }
+}

@@ -1,0 +1,59 @@
+//! How far the bridge is behind the end of the log, in bytes: asked for every few seconds over a connection of its own.
+
+use std::time::Duration;
+
+use outbox_event::log_file_number;
+use tokio::sync::watch;
+
+use super::connection::{ConnectOptions, Connection, ConnectionError};
+use crate::metrics::BridgeMetrics;
+
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Keeps the metric of the lag in bytes for the place that `stored` tells: file and offset up to which everything is
+/// stored. Never ends; where the server does not answer, the metric stays as it is.
+pub async fn watch_lag(
+    options: ConnectOptions,
+    stored: watch::Receiver<(String, u64)>,
+    metrics: BridgeMetrics,
+) {
+    let mut connection = None;
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        let (file, offset) = stored.borrow().clone();
+        let Some(file) = log_file_number(&file) else { continue };
+        match lag(&options, &mut connection, file, offset).await {
+            Ok(bytes) => metrics.lag_bytes.set(bytes as f64),
+            Err(error) => {
+                tracing::debug!(%error, "the lag cannot be asked for");
+                connection = None;
+            }
+        }
+    }
+}
+
+async fn lag(
+    options: &ConnectOptions,
+    connection: &mut Option<Connection>,
+    file: u64,
+    offset: u64,
+) -> Result<u64, ConnectionError> {
+    let mut open = match connection.take() {
+        Some(open) => open,
+        None => Connection::connect(options).await?,
+    };
+    let rows = open.query("SHOW BINARY LOGS").await?;
+    *connection = Some(open);
+    let sizes = rows.iter().filter_map(|row| {
+        let number = log_file_number(row.get("Log_name")?)?;
+        let size: u64 = row.get("File_size")?.parse().ok()?;
+        Some(if number < file {
+            0
+        } else if number == file {
+            size.saturating_sub(offset)
+        } else {
+            size
+        })
+    });
+    Ok(sizes.sum())
+}

@@ -1,0 +1,398 @@
+//! The log of a real server: opens it where a point says, reads it, and hands out what is committed.
+//!
+//! Reading always begins by file and offset. The transaction that stands there must be the one that the point names, so a
+//! log that was reset, or another server's, is noticed. GTID sets serve to find that place ([`super::find`]), not to read.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use super::{
+    Batch, RawEvent, Source, SourceError,
+    connection::{
+        ConnectOptions, Connection, ConnectionError, ConnectionErrorKind, DumpRequest, DumpStream, Flavour,
+        Recovery,
+    },
+    event::{EventError, PayloadReader},
+    find::{self, FindError},
+    group::GroupReader,
+    gtid::GtidSet,
+};
+use crate::{
+    checkpoint::{At, LogPoint},
+    config::StartPosition,
+    decode::ColumnDefinition,
+    metrics::BridgeMetrics,
+    publish::Message,
+    route::Route,
+    transaction::{Assembler, OutboxRows, Step, TransactionError},
+};
+
+/// Settings of a [`LogSource`].
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// How to reach the server.
+    pub connect: ConnectOptions,
+    /// Our identity among its replicas.
+    pub server_id: u32,
+    /// How often an idle server shows that it is alive.
+    pub heartbeat: Duration,
+    /// Where a first start begins.
+    pub start: StartPosition,
+    /// Bytes of messages that are held until their commit.
+    pub buffer_bytes_max: usize,
+    /// Whether to stop when another table is written to in statement format.
+    pub refuse_foreign_statements: bool,
+    /// The largest event that is taken.
+    pub event_bytes_max: usize,
+}
+
+/// Why the log cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// The connection.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    /// The log's content.
+    #[error(transparent)]
+    Transaction(#[from] TransactionError),
+    /// A compressed transaction.
+    #[error("a compressed transaction cannot be read")]
+    Payload(#[from] EventError),
+    /// A place in the log that cannot be found.
+    #[error(transparent)]
+    Find(#[from] FindError),
+    /// The server writes no log.
+    #[error("the server writes no binary log: start it with --log-bin")]
+    NoLog,
+    /// The position is gone.
+    #[error(
+        "the server has purged its log from {at} on, which this bridge still has to read: bring the log back from a backup or \
+         a replica, or publish what is missing from the outbox table itself; to go on without it, delete the checkpoint and set \
+         source.start"
+    )]
+    Purged {
+        /// The place.
+        at: String,
+        /// The server's words.
+        source: ConnectionError,
+    },
+    /// What comes is damaged time and again, or somebody else takes the dump over.
+    #[error("the log could not be read several times in a row")]
+    Damaged(#[source] ConnectionError),
+    /// Another server.
+    #[error(
+        "the server is {found}, but the checkpoint belongs to {expected}: point source.url to that server, or give this bridge \
+         a `name` and a stream of its own"
+    )]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    OtherServer { expected: String, found: String },
+    /// Text that is no GTID set.
+    #[error("the GTID set {text:?} is none of {flavour}'s")]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    BadGtids { text: String, flavour: &'static str },
+}
+
+impl SourceError for LogError {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Connection(error) | Self::Find(FindError::Connection(error)) => {
+                error.recovery() != Recovery::Stop
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A batch is handed out when it has so many rows, or when nothing more is at hand.
+const BATCH_ROWS: usize = 256;
+/// Or so many bytes.
+const BATCH_BYTES: usize = 256 << 10;
+/// After so many events without a row, how far the log has been read is handed out all the same.
+const BATCH_EVENTS: usize = 4096;
+/// So often in a row may what comes be damaged: it may be the wire's fault once, not for ever.
+const FAILURES_MAX: u32 = 5;
+
+/// Makes a route's definition for a server; see [`Route::new`].
+pub type MakeRoutes = Box<dyn Fn(&str) -> Vec<Route> + Send + Sync>;
+
+/// The log of a MySQL or MariaDB server.
+pub struct LogSource {
+    options: LogOptions,
+    make_routes: MakeRoutes,
+    metrics: BridgeMetrics,
+    failures: u32,
+    open: Option<Open>,
+}
+
+impl std::fmt::Debug for LogSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogSource").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+struct Open {
+    dump: DumpStream,
+    assembler: Assembler,
+    /// The rest of a compressed transaction.
+    payload: Option<PayloadReader>,
+    /// A transaction that is read again.
+    replay: Option<GroupReader>,
+}
+
+impl LogSource {
+    /// A source with these options. `make_routes` is called with what `ce-source` is to say of the server.
+    #[must_use]
+    pub fn new(options: LogOptions, make_routes: MakeRoutes) -> Self {
+        Self { options, make_routes, metrics: BridgeMetrics::new(), failures: 0, open: None }
+    }
+
+    async fn connect(&self) -> Result<(Connection, ServerIdentity), LogError> {
+        let mut connection = Connection::connect(&self.options.connect).await?;
+        let identity = ServerIdentity::read(&mut connection).await?;
+        Ok((connection, identity))
+    }
+
+    async fn begin(&self, point: &LogPoint) -> Result<Open, LogError> {
+        let (connection, identity) = self.connect().await?;
+        if !point.server.is_empty() && point.server != identity.uuid {
+            return Err(LogError::OtherServer { expected: point.server.clone(), found: identity.uuid });
+        }
+        let flavour = connection.server().flavour;
+        let executed = match &point.executed {
+            Some(text) => Some(parse_gtids(text, flavour)?),
+            None => None,
+        };
+        let routes = (self.make_routes)(&identity.name);
+        let definitions = restore_definitions(point, &routes);
+        let rows = OutboxRows::new(routes, flavour, definitions);
+        // Where the executed set is not known, the file is read from its beginning for its GTIDs.
+        let offset = if executed.is_some() { point.offset } else { 4 };
+        let request = self.request(point.file.clone(), offset);
+        let mut point = point.clone();
+        point.server = identity.uuid;
+        let dump = connection.dump(request).await?.with_event_bytes_max(self.options.event_bytes_max);
+        let assembler = Assembler::new(&point, executed, flavour, rows, self.options.buffer_bytes_max)
+            .refusing_foreign_statements(self.options.refuse_foreign_statements);
+        Ok(Open { dump, assembler, payload: None, replay: None })
+    }
+
+    fn request(&self, file: String, offset: u64) -> DumpRequest {
+        DumpRequest {
+            server_id: self.options.server_id,
+            file,
+            offset,
+            heartbeat: self.options.heartbeat,
+            non_blocking: false,
+        }
+    }
+
+    async fn fetch_definition(&self, open: &mut Open, route: usize) -> Result<(), LogError> {
+        let Some(name) = open.assembler.table(route) else { return Ok(()) };
+        let (mut connection, _) = self.connect().await?;
+        let definition = find::table_definition(&mut connection, &name).await?;
+        open.assembler.define(route, definition);
+        Ok(())
+    }
+
+    /// Does what the assembler asks for.
+    async fn follow(&self, open: &mut Open, step: Step) -> Result<(), LogError> {
+        let step = match step {
+            Step::FindPrepare { xid } => {
+                let (file, offset) = find::prepare(&self.options, &open.assembler.point().file, &xid).await?;
+                open.assembler.found(file, offset)
+            }
+            step => step,
+        };
+        match step {
+            Step::Continue | Step::FindPrepare { .. } => {}
+            Step::Payload(payload) => {
+                open.payload = Some(PayloadReader::new(payload, self.options.event_bytes_max)?)
+            }
+            Step::Define(route) => self.fetch_definition(open, route).await?,
+            Step::Replay(replay) => {
+                tracing::debug!(transaction = %replay.transaction, "reading a transaction again");
+                open.replay =
+                    Some(GroupReader::open(&self.options, replay, open.assembler.rows().fresh()).await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Feeds one event to the assembler until it has taken it.
+    async fn feed(
+        &self,
+        open: &mut Open,
+        event: &RawEvent,
+        messages: &mut Vec<(usize, Message)>,
+    ) -> Result<(), LogError> {
+        loop {
+            let step = open.assembler.take(event, messages)?;
+            let again = matches!(step, Step::Define(_));
+            self.follow(open, step).await?;
+            if !again {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn read(&self, open: &mut Open) -> Result<Batch, LogError> {
+        let mut messages = Vec::new();
+        let mut events = 0;
+        let mut bytes = 0;
+        let mut counted = 0;
+        loop {
+            bytes += messages
+                .iter()
+                .skip(counted)
+                .map(|(_, message): &(usize, Message)| message.size())
+                .sum::<usize>();
+            counted = messages.len();
+            let full = counted >= BATCH_ROWS || bytes >= BATCH_BYTES || events >= BATCH_EVENTS;
+            if full {
+                break;
+            }
+            if let Some(replay) = &mut open.replay {
+                if replay.fill(&mut messages, BATCH_ROWS, BATCH_BYTES).await? {
+                    open.replay = None;
+                    open.assembler.replayed();
+                }
+                break;
+            }
+            if let Some(payload) = &mut open.payload {
+                match payload.next_event()? {
+                    Some(event) => self.feed(open, &event, &mut messages).await?,
+                    None => open.payload = None,
+                }
+                continue;
+            }
+            let event = match open.dump.next_buffered() {
+                Some(event) => event?,
+                None if events > 0 => break,
+                None => match open.dump.next().await? {
+                    Some(event) => event,
+                    None => continue,
+                },
+            };
+            events += 1;
+            self.feed(open, &event, &mut messages).await?;
+        }
+        let (foreign_rows, transactions) = open.assembler.take_counts();
+        self.metrics.foreign_rows.increment(foreign_rows);
+        self.metrics.transactions.increment(transactions);
+        Ok(Batch { messages, point: open.assembler.point() })
+    }
+}
+
+impl Source for LogSource {
+    type Error = LogError;
+
+    async fn first_point(&mut self) -> Result<LogPoint, LogError> {
+        let (mut connection, identity) = self.connect().await?;
+        let flavour = connection.server().flavour;
+        let point = |file: String, offset, at, executed| LogPoint {
+            server: identity.uuid.clone(),
+            file,
+            offset,
+            at,
+            executed,
+            prepared: Vec::new(),
+            definitions: Default::default(),
+        };
+        match &self.options.start {
+            StartPosition::Now => {
+                let end = find::log_end(&mut connection).await?.ok_or(LogError::NoLog)?;
+                Ok(point(end.file, end.offset, At::Boundary, Some(end.executed)))
+            }
+            StartPosition::Earliest => {
+                let files = find::log_files(&mut connection).await?;
+                let first = files.into_iter().next().ok_or(LogError::NoLog)?;
+                Ok(point(first, 4, At::Boundary, None))
+            }
+            StartPosition::Gtids(text) => {
+                let set = parse_gtids(text, flavour)?;
+                let file = find::file_before(&self.options, &mut connection, &set).await?;
+                let at = if flavour == Flavour::MariaDb { At::Gtids } else { At::Boundary };
+                Ok(point(file, 4, at, Some(set.to_string())))
+            }
+        }
+    }
+
+    async fn open(&mut self, point: &LogPoint) -> Result<(), LogError> {
+        self.open = None;
+        let open = self.begin(point).await.map_err(|error| purged(error, &point.to_string()))?;
+        self.open = Some(open);
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Batch, LogError> {
+        let Some(mut open) = self.open.take() else {
+            return std::future::pending().await;
+        };
+        match self.read(&mut open).await {
+            Ok(batch) => {
+                self.failures = 0;
+                self.open = Some(open);
+                Ok(batch)
+            }
+            Err(LogError::Connection(error)) if error.recovery() == Recovery::RetryBounded => {
+                self.failures += 1;
+                Err(if self.failures > FAILURES_MAX { LogError::Damaged(error) } else { error.into() })
+            }
+            Err(error) => Err(purged(error, &open.assembler.point().to_string())),
+        }
+    }
+}
+
+fn purged(error: LogError, at: &str) -> LogError {
+    match error {
+        LogError::Connection(source)
+            if matches!(
+                source.kind(),
+                ConnectionErrorKind::PositionPurged | ConnectionErrorKind::ImpossiblePosition
+            ) =>
+        {
+            LogError::Purged { at: at.to_owned(), source }
+        }
+        error => error,
+    }
+}
+
+fn parse_gtids(text: &str, flavour: Flavour) -> Result<GtidSet, LogError> {
+    let name = match flavour {
+        Flavour::MySql => "MySQL",
+        Flavour::MariaDb => "MariaDB",
+    };
+    GtidSet::parse(text, flavour).map_err(|_| LogError::BadGtids { text: text.to_owned(), flavour: name })
+}
+
+fn restore_definitions(point: &LogPoint, routes: &[Route]) -> HashMap<usize, Arc<Vec<ColumnDefinition>>> {
+    let definition = |(index, route): (usize, &Route)| {
+        let value = point.definitions.get(&*route.table)?;
+        Some((index, Arc::new(serde_json::from_value(value.clone()).ok()?)))
+    };
+    routes.iter().enumerate().filter_map(definition).collect()
+}
+
+/// Which server this is.
+#[derive(Debug, Clone)]
+struct ServerIdentity {
+    /// MySQL's `server_uuid`; empty on MariaDB, which has none.
+    uuid: String,
+    /// What `ce-source` says: the UUID, or on MariaDB `server-<server_id>`.
+    name: String,
+}
+
+impl ServerIdentity {
+    async fn read(connection: &mut Connection) -> Result<Self, LogError> {
+        let (sql, column) = match connection.server().flavour {
+            Flavour::MySql => ("SELECT @@GLOBAL.server_uuid AS id", "id"),
+            Flavour::MariaDb => ("SELECT @@GLOBAL.server_id AS id", "id"),
+        };
+        let rows = connection.query(sql).await?;
+        let id = rows.first().and_then(|row| row.get(column)).unwrap_or_default().to_owned();
+        Ok(match connection.server().flavour {
+            Flavour::MySql => Self { name: id.clone(), uuid: id },
+            Flavour::MariaDb => Self { name: format!("server-{id}"), uuid: String::new() },
+        })
+    }
+}

@@ -1,0 +1,614 @@
+//! From events to committed transactions: holds the rows of outbox tables until their fate is known.
+//!
+//! The [`Assembler`] is pure. It is fed one event after the other and keeps, for the group of events that is open, the
+//! messages that will be sent if the group is committed. What it never does:
+//!
+//! - It never lets a row out before the commit of its transaction, and never one of a rolled-back transaction.
+//! - It never looks at the rows of other tables, nor at their columns.
+//! - It never passes over what it does not understand within a group: a group that does not end, a statement that may
+//!   have inserted outbox rows, an incident are errors.
+//! - It never holds more than its limit: a larger transaction is only followed to its end, and then read again
+//!   ([`Step::Replay`]). The same way serves XA transactions, whose rows stand far before their commit.
+
+mod error;
+mod rows;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use outbox_event::log_file_number;
+
+pub use self::error::TransactionError;
+pub use self::rows::{OutboxRows, RowsError, Taken};
+use crate::{
+    checkpoint::{At, LogPoint, Prepared, Transaction},
+    config::TableName,
+    decode::{ColumnDefinition, RowsKind},
+    publish::{Message, TransactionId},
+    route::finish,
+    source::{
+        RawEvent,
+        connection::Flavour,
+        event::{Event, EventError, GtidEvent, QueryEvent, Statement, TransactionPayload},
+        gtid::GtidSet,
+    },
+};
+
+/// What is to be done next.
+#[derive(Debug)]
+pub enum Step {
+    /// Feed the next event.
+    Continue,
+    /// Feed the events of this payload, then the next one.
+    Payload(TransactionPayload),
+    /// Ask for the definition of this table ([`Assembler::define`]) and feed the same event again.
+    Define(usize),
+    /// A committed transaction whose rows are not at hand: read its group again and send its rows, then call
+    /// [`Assembler::replayed`].
+    Replay(Replay),
+    /// An XA transaction was committed whose prepare was not seen: look for it in the earlier log, then call
+    /// [`Assembler::found`].
+    FindPrepare {
+        /// Its XID.
+        xid: String,
+    },
+}
+
+/// A group to be read again.
+#[derive(Debug, Clone)]
+pub struct Replay {
+    /// The file in which the group begins.
+    pub file: String,
+    /// The offset at which it begins.
+    pub offset: u64,
+    /// The transaction to which its rows belong, which is not the group's own if it was prepared by XA.
+    pub transaction: Arc<TransactionId>,
+}
+
+/// A prepared XA transaction.
+#[derive(Debug)]
+struct PreparedState {
+    file: String,
+    offset: u64,
+    has_rows: bool,
+    /// Its messages, unless they are too large to be held.
+    messages: Option<Vec<(usize, Message)>>,
+    bytes: usize,
+}
+
+/// The group of events that is open.
+#[derive(Debug)]
+struct Group {
+    transaction: Arc<TransactionId>,
+    /// Ends with its only event.
+    standalone: bool,
+    /// It has been said to be more than one statement.
+    begun: bool,
+    /// Not to be published: it is done already.
+    skip: bool,
+    messages: Vec<(usize, Message)>,
+    bytes: usize,
+    /// Its messages were more than may be held and have been dropped.
+    overflown: bool,
+    /// XA: the transaction's XID, once its prepare is seen to come.
+    xid: Option<String>,
+}
+
+/// How a group ends.
+#[derive(Debug)]
+enum Fate {
+    Committed,
+    RolledBack,
+    Prepared(String),
+    CommittedPrepared(String),
+    RolledBackPrepared(String),
+}
+
+/// What the first group must be.
+#[derive(Debug)]
+enum Expected {
+    Anything,
+    Done(Transaction),
+    Pending(Transaction),
+}
+
+/// Makes committed transactions of events; see the module.
+#[derive(Debug)]
+pub struct Assembler {
+    server: String,
+    flavour: Flavour,
+    rows: OutboxRows,
+    /// At most so many bytes of messages are held for open and prepared transactions together.
+    buffer_bytes_max: usize,
+    refuse_foreign_statements: bool,
+    prepared_bytes: usize,
+    file: Arc<str>,
+    file_number: u64,
+    expected: Expected,
+    /// Transactions among the executed ones are skipped: with MySQL, whose sets are exact, always; with MariaDB, whose
+    /// sets name only the last one of a domain, after a start from a set until the first that is not among them.
+    skip_executed: bool,
+    /// Up to this offset of the first file only the GTIDs are taken, to know the executed ones.
+    scan_until: Option<u64>,
+    executed: Option<GtidSet>,
+    prepared: BTreeMap<String, PreparedState>,
+    group: Option<Group>,
+    /// The point behind all that is done.
+    point: (String, u64, At),
+    /// The group that waits for a replay or a search.
+    waiting: Option<(Arc<TransactionId>, Option<String>)>,
+    foreign_rows: u64,
+    transactions: u64,
+}
+
+impl Assembler {
+    /// An assembler that begins at `point`. `executed` is the point's set, parsed.
+    #[must_use]
+    pub fn new(
+        point: &LogPoint,
+        executed: Option<GtidSet>,
+        flavour: Flavour,
+        rows: OutboxRows,
+        buffer_bytes_max: usize,
+    ) -> Self {
+        let expected = match &point.at {
+            At::Boundary | At::Gtids => Expected::Anything,
+            At::Done(transaction) => Expected::Done(transaction.clone()),
+            At::Pending(transaction) => Expected::Pending(transaction.clone()),
+        };
+        let prepared = point.prepared.iter().map(|prepared| {
+            let Prepared { xid, file, offset, rows } = prepared.clone();
+            (xid, PreparedState { file, offset, has_rows: rows, messages: None, bytes: 0 })
+        });
+        Self {
+            server: point.server.clone(),
+            flavour,
+            rows,
+            buffer_bytes_max,
+            refuse_foreign_statements: false,
+            prepared_bytes: 0,
+            file: point.file.as_str().into(),
+            file_number: log_file_number(&point.file).unwrap_or_default(),
+            expected,
+            skip_executed: flavour == Flavour::MySql || point.at == At::Gtids,
+            scan_until: executed.is_none().then_some(point.offset),
+            executed,
+            prepared: prepared.collect(),
+            group: None,
+            point: (point.file.clone(), point.offset, point.at.clone()),
+            waiting: None,
+            foreign_rows: 0,
+            transactions: 0,
+        }
+    }
+
+    /// Whether to stop when another table is written to in statement format; without this call such statements pass.
+    #[must_use]
+    pub fn refusing_foreign_statements(mut self, refuse: bool) -> Self {
+        self.refuse_foreign_statements = refuse;
+        self
+    }
+
+    /// The table of a route.
+    #[must_use]
+    pub fn table(&self, route: usize) -> Option<TableName> {
+        self.rows.table(route)
+    }
+
+    /// What decodes the rows, for a [`Replay`].
+    #[must_use]
+    pub fn rows(&self) -> &OutboxRows {
+        &self.rows
+    }
+
+    /// Row events of other tables, and transactions with outbox rows, since the last call.
+    pub fn take_counts(&mut self) -> (u64, u64) {
+        (std::mem::take(&mut self.foreign_rows), std::mem::take(&mut self.transactions))
+    }
+
+    /// The point behind everything that has been let out.
+    #[must_use]
+    pub fn point(&self) -> LogPoint {
+        let (file, offset, at) = self.point.clone();
+        LogPoint {
+            server: self.server.clone(),
+            file,
+            offset,
+            at,
+            executed: self.executed.as_ref().map(ToString::to_string),
+            prepared: self
+                .prepared
+                .iter()
+                .map(|(xid, state)| Prepared {
+                    xid: xid.clone(),
+                    file: state.file.clone(),
+                    offset: state.offset,
+                    rows: state.has_rows,
+                })
+                .collect(),
+            definitions: self.rows.definitions_for_checkpoint(),
+        }
+    }
+
+    /// Takes the definition of the table of a route, as asked for by [`Step::Define`].
+    pub fn define(&mut self, route: usize, definition: Vec<ColumnDefinition>) {
+        self.rows.define(route, Arc::new(definition));
+    }
+
+    /// Takes one event; messages of transactions that are committed by it are appended to `out`.
+    ///
+    /// # Errors
+    ///
+    /// See [`TransactionError`].
+    pub fn take(
+        &mut self,
+        raw: &RawEvent,
+        out: &mut Vec<(usize, Message)>,
+    ) -> Result<Step, TransactionError> {
+        let event = Event::parse(raw, self.flavour).map_err(|source| self.bad_event(source))?;
+        if let Some(until) = self.scan_until {
+            let begins = u64::from(raw.header.end_offset).saturating_sub(u64::from(raw.header.event_size));
+            if raw.header.end_offset == 0 || begins < until {
+                return self.scan(event);
+            }
+            self.scan_until = None;
+        }
+        match event {
+            Event::Rotate { file, offset } => self.rotate(raw, file, offset),
+            Event::FormatDescription => {
+                self.rows.forget_table_maps();
+                // A server that dies while it writes a group leaves it open; its next log begins without it.
+                if self.group.take().is_some() {
+                    tracing::warn!(
+                        at = self.at(),
+                        "a transaction was left unfinished by a crash of the server: not committed"
+                    );
+                }
+                Ok(Step::Continue)
+            }
+            Event::Gtid(gtid) => self.begin(raw, gtid),
+            Event::Query(query) => self.query(&query, out),
+            Event::Xid => self.end(Fate::Committed, out),
+            Event::XaPrepare { xid, one_phase } => {
+                self.end(if one_phase { Fate::Committed } else { Fate::Prepared(xid.to_string()) }, out)
+            }
+            Event::TableMap(body) => match self.rows.table_map(&body) {
+                Ok(Taken::Define(route)) => Ok(Step::Define(route)),
+                Ok(Taken::Done) => Ok(Step::Continue),
+                Err(error) => Err(error.at(self.at())),
+            },
+            Event::Rows(kind) => self.rows_event(raw, kind),
+            Event::TransactionPayload(payload) => {
+                if self.group.is_none() {
+                    return Err(TransactionError::Stray { at: self.at() });
+                }
+                Ok(Step::Payload(payload))
+            }
+            Event::PreviousGtids(body) if self.executed.is_none() => {
+                self.executed =
+                    Some(GtidSet::from_previous_gtids(&body).map_err(|source| self.bad_event(source))?);
+                Ok(Step::Continue)
+            }
+            Event::GtidList(body) if self.executed.is_none() => {
+                self.executed =
+                    Some(GtidSet::from_gtid_list(&body).map_err(|source| self.bad_event(source))?);
+                Ok(Step::Continue)
+            }
+            Event::Incident { message } => Err(TransactionError::Incident { at: self.at(), text: message }),
+            _ => Ok(Step::Continue),
+        }
+    }
+
+    /// An event before the point: only what it says of executed transactions counts.
+    fn scan(&mut self, event: Event) -> Result<Step, TransactionError> {
+        match event {
+            Event::PreviousGtids(body) => {
+                self.executed =
+                    Some(GtidSet::from_previous_gtids(&body).map_err(|source| self.bad_event(source))?);
+            }
+            Event::GtidList(body) => {
+                self.executed =
+                    Some(GtidSet::from_gtid_list(&body).map_err(|source| self.bad_event(source))?);
+            }
+            Event::Gtid(GtidEvent { gtid: Some(gtid), .. }) => {
+                self.executed.get_or_insert_with(|| GtidSet::empty(self.flavour)).add(&gtid);
+            }
+            _ => {}
+        }
+        Ok(Step::Continue)
+    }
+
+    fn bad_event(&self, source: EventError) -> TransactionError {
+        TransactionError::Event { at: self.at(), source }
+    }
+
+    fn at(&self) -> String {
+        match &self.group {
+            Some(group) => group.transaction.to_string(),
+            None => format!("{}:{}", self.point.0, self.point.1),
+        }
+    }
+
+    fn rotate(&mut self, raw: &RawEvent, file: String, offset: u64) -> Result<Step, TransactionError> {
+        const ARTIFICIAL: u16 = 0x20;
+        if self.file_number != log_file_number(&file).unwrap_or_default() || *self.file != *file {
+            self.file_number = log_file_number(&file).unwrap_or_default();
+            self.file = file.as_str().into();
+        }
+        let real = raw.header.flags & ARTIFICIAL == 0 && raw.header.end_offset != 0;
+        if real && self.group.is_none() && !matches!(self.expected, Expected::Done(_) | Expected::Pending(_))
+        {
+            // An idle server's old logs are purged: the point must not stay in them.
+            let skipping = self.skip_executed && self.flavour == Flavour::MariaDb;
+            let at = if skipping { At::Gtids } else { At::Boundary };
+            self.point = (file, offset.max(4), at);
+        }
+        Ok(Step::Continue)
+    }
+
+    fn begin(&mut self, raw: &RawEvent, gtid: GtidEvent) -> Result<Step, TransactionError> {
+        let offset = u64::from(raw.header.end_offset).saturating_sub(u64::from(raw.header.event_size));
+        if self.group.is_some() {
+            return Err(TransactionError::Unfinished { at: self.at() });
+        }
+        let name = gtid.gtid.as_ref().map(ToString::to_string).unwrap_or_default();
+        let committed_micros = gtid.commit_time_micros.unwrap_or(u64::from(raw.header.timestamp) * 1_000_000);
+        let transaction = Arc::new(TransactionId {
+            gtid: name,
+            file: self.file.clone(),
+            file_number: self.file_number,
+            offset,
+            committed_micros,
+        });
+        let mut skip = false;
+        match std::mem::replace(&mut self.expected, Expected::Anything) {
+            Expected::Anything => {}
+            Expected::Done(expected) => {
+                self.verify(&expected, &transaction)?;
+                skip = true;
+            }
+            Expected::Pending(expected) => self.verify(&expected, &transaction)?,
+        }
+        if self.skip_executed {
+            let executed =
+                gtid.gtid.as_ref().zip(self.executed.as_ref()).is_some_and(|(gtid, set)| set.contains(gtid));
+            skip |= executed;
+            self.skip_executed = executed || self.flavour == Flavour::MySql;
+        }
+        if !skip && let (Some(gtid), Some(executed)) = (&gtid.gtid, &mut self.executed) {
+            executed.add(gtid);
+        }
+        self.rows.forget_table_maps();
+        self.group = Some(Group {
+            transaction,
+            standalone: gtid.standalone,
+            begun: self.flavour == Flavour::MariaDb && !gtid.standalone,
+            skip,
+            messages: Vec::new(),
+            bytes: 0,
+            overflown: false,
+            xid: None,
+        });
+        Ok(Step::Continue)
+    }
+
+    fn verify(&self, expected: &Transaction, found: &TransactionId) -> Result<(), TransactionError> {
+        let (_, offset, _) = &self.point;
+        let same_time = expected.committed_micros == 0 || expected.committed_micros == found.committed_micros;
+        if *offset == found.offset && expected.gtid == found.gtid && (!expected.gtid.is_empty() || same_time)
+        {
+            return Ok(());
+        }
+        let name = |gtid: &str, micros: u64| match gtid {
+            "" => format!("an anonymous transaction of {micros} µs"),
+            gtid => gtid.to_owned(),
+        };
+        Err(TransactionError::OtherLog {
+            at: format!("{}:{offset}", self.point.0),
+            expected: name(&expected.gtid, expected.committed_micros),
+            found: name(&found.gtid, found.committed_micros),
+        })
+    }
+
+    fn query(
+        &mut self,
+        query: &QueryEvent,
+        out: &mut Vec<(usize, Message)>,
+    ) -> Result<Step, TransactionError> {
+        let statement = query.statement();
+        let Some(group) = &mut self.group else {
+            // Before GTID events there was nothing that could be published; statements between groups do no harm.
+            return match statement {
+                Statement::Ddl => {
+                    self.rows.forget_definitions(query);
+                    Ok(Step::Continue)
+                }
+                _ => Ok(Step::Continue),
+            };
+        };
+        match statement {
+            Statement::Begin => group.begun = true,
+            Statement::XaStart(xid) => {
+                group.begun = true;
+                group.xid = Some(xid.to_string());
+            }
+            Statement::Commit => return self.end(Fate::Committed, out),
+            Statement::Rollback => return self.end(Fate::RolledBack, out),
+            Statement::XaCommit { xid, one_phase: false } => {
+                return self.end(Fate::CommittedPrepared(xid.to_string()), out);
+            }
+            Statement::XaCommit { one_phase: true, .. } => return self.end(Fate::Committed, out),
+            Statement::XaRollback(xid) => return self.end(Fate::RolledBackPrepared(xid.to_string()), out),
+            Statement::Ddl => {
+                self.rows.forget_definitions(query);
+                if !group.begun || group.standalone {
+                    return self.end(Fate::Committed, out);
+                }
+            }
+            Statement::Dml => {
+                let skip = group.skip;
+                if let Some(table) = self.rows.written_by(query).filter(|_| !skip) {
+                    return Err(TransactionError::Statement { at: self.at(), table: table.to_string() });
+                }
+                if self.refuse_foreign_statements && !skip && !query.is_generated() {
+                    return Err(TransactionError::ForeignStatement { at: self.at() });
+                }
+            }
+            Statement::Savepoint | Statement::XaEnd | Statement::XaPrepare | Statement::Other => {
+                if !group.begun {
+                    return self.end(Fate::Committed, out);
+                }
+            }
+        }
+        if self.group.as_ref().is_some_and(|group| group.standalone) {
+            return self.end(Fate::Committed, out);
+        }
+        Ok(Step::Continue)
+    }
+
+    fn rows_event(&mut self, raw: &RawEvent, kind: RowsKind) -> Result<Step, TransactionError> {
+        let Some(group) = &mut self.group else { return Err(TransactionError::Stray { at: self.at() }) };
+        let before = group.messages.len();
+        let wanted = kind != RowsKind::Delete && !group.skip && !group.overflown;
+        let ours = self
+            .rows
+            .rows(raw, wanted, &group.transaction, &mut group.messages)
+            .map_err(|error| error.at(group.transaction.to_string()))?;
+        if !ours {
+            self.foreign_rows += 1;
+            return Ok(Step::Continue);
+        }
+        group.bytes += group.messages.iter().skip(before).map(|(_, message)| message.size()).sum::<usize>();
+        if group.bytes + self.prepared_bytes > self.buffer_bytes_max {
+            group.overflown = true;
+            group.messages = Vec::new();
+        }
+        Ok(Step::Continue)
+    }
+
+    /// The open group ends.
+    fn end(&mut self, fate: Fate, out: &mut Vec<(usize, Message)>) -> Result<Step, TransactionError> {
+        let Some(group) = self.group.take() else { return Err(TransactionError::Stray { at: self.at() }) };
+        let Group { transaction, skip, mut messages, bytes, overflown, .. } = group;
+        if skip {
+            // The point stands at this very transaction, or this is a transaction before it.
+            if let Fate::Prepared(xid) = fate {
+                self.prepared.entry(xid).or_insert(PreparedState {
+                    file: transaction.file.to_string(),
+                    offset: transaction.offset,
+                    has_rows: true,
+                    messages: None,
+                    bytes: 0,
+                });
+            }
+            self.done(&transaction);
+            return Ok(Step::Continue);
+        }
+        match fate {
+            Fate::Committed if overflown => {
+                self.waiting = Some((transaction.clone(), None));
+                return Ok(Step::Replay(Replay {
+                    file: transaction.file.to_string(),
+                    offset: transaction.offset,
+                    transaction,
+                }));
+            }
+            Fate::Committed => self.release(&mut messages, &transaction, out),
+            Fate::RolledBack => {}
+            Fate::Prepared(xid) => {
+                self.prepared_bytes += if overflown { 0 } else { bytes };
+                let state = PreparedState {
+                    file: transaction.file.to_string(),
+                    offset: transaction.offset,
+                    has_rows: overflown || !messages.is_empty(),
+                    messages: (!overflown).then_some(messages),
+                    bytes: if overflown { 0 } else { bytes },
+                };
+                self.prepared.insert(xid, state);
+            }
+            Fate::RolledBackPrepared(xid) => {
+                if let Some(state) = self.prepared.remove(&xid) {
+                    self.prepared_bytes -= state.bytes;
+                }
+            }
+            Fate::CommittedPrepared(xid) => match self.prepared.remove(&xid) {
+                Some(PreparedState { messages: Some(mut messages), bytes, .. }) => {
+                    self.prepared_bytes -= bytes;
+                    self.release(&mut messages, &transaction, out);
+                }
+                Some(PreparedState { has_rows: false, .. }) => {}
+                Some(state) => {
+                    self.waiting = Some((transaction.clone(), None));
+                    let PreparedState { file, offset, .. } = state;
+                    return Ok(Step::Replay(Replay { file, offset, transaction }));
+                }
+                None => {
+                    self.waiting = Some((transaction, Some(xid.clone())));
+                    return Ok(Step::FindPrepare { xid });
+                }
+            },
+        }
+        self.done(&transaction);
+        Ok(Step::Continue)
+    }
+
+    fn release(
+        &mut self,
+        messages: &mut Vec<(usize, Message)>,
+        transaction: &Arc<TransactionId>,
+        out: &mut Vec<(usize, Message)>,
+    ) {
+        self.transactions += u64::from(!messages.is_empty());
+        let mut numbers = Numbers::default();
+        for (stream, mut message) in messages.drain(..) {
+            finish(&mut message, transaction, numbers.next(stream));
+            out.push((stream, message));
+        }
+    }
+
+    fn done(&mut self, transaction: &TransactionId) {
+        let identity =
+            Transaction { gtid: transaction.gtid.clone(), committed_micros: transaction.committed_micros };
+        let skipping = self.skip_executed && self.flavour == Flavour::MariaDb;
+        let at = if skipping { At::Gtids } else { At::Done(identity) };
+        self.point = (transaction.file.to_string(), transaction.offset, at);
+    }
+
+    /// The rows of the transaction of [`Step::Replay`] have all been sent.
+    pub fn replayed(&mut self) {
+        self.transactions += 1;
+        if let Some((transaction, _)) = self.waiting.take() {
+            self.done(&transaction);
+        }
+    }
+
+    /// Where the prepare of [`Step::FindPrepare`] stands; the next step.
+    pub fn found(&mut self, file: String, offset: u64) -> Step {
+        match self.waiting.take() {
+            Some((transaction, _)) => {
+                self.waiting = Some((transaction.clone(), None));
+                Step::Replay(Replay { file, offset, transaction })
+            }
+            None => Step::Continue,
+        }
+    }
+}
+
+/// Numbers the rows of a transaction by stream.
+#[derive(Debug, Default)]
+pub struct Numbers(Vec<(usize, u64)>);
+
+impl Numbers {
+    /// The number of the stream's next row, from 0.
+    pub fn next(&mut self, stream: usize) -> u64 {
+        match self.0.iter_mut().find(|(other, _)| *other == stream) {
+            Some((_, number)) => {
+                *number += 1;
+                *number
+            }
+            None => {
+                self.0.push((stream, 0));
+                0
+            }
+        }
+    }
+}

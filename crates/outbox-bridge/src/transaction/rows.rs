@@ -1,0 +1,255 @@
+//! The rows of outbox tables, out of the events of a transaction.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use super::TransactionError;
+use crate::{
+    config::TableName,
+    decode::{
+        ColumnDefinition, DecodeError, DecodeErrorKind, DecodeLimits, RowDecoder, RowsEvent, RowsHead,
+        RowsKind, TableMap, TableMapHead, Value, resolve_columns,
+    },
+    publish::{Message, TransactionId},
+    route::{Mapping, Route, RouteError},
+    source::{RawEvent, connection::Flavour, event::QueryEvent},
+};
+
+/// Rows that cannot be decoded or published.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowsError {
+    /// They cannot be decoded.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// They cannot become messages.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// They belong to no table map.
+    #[error("rows without a table map")]
+    NoTableMap,
+}
+
+impl RowsError {
+    /// The error of the transaction at a place.
+    #[must_use]
+    pub fn at(self, at: String) -> TransactionError {
+        match self {
+            Self::Decode(source) => TransactionError::Decode { at, source },
+            Self::Route(source) => TransactionError::Route { at, source },
+            Self::NoTableMap => TransactionError::Stray { at },
+        }
+    }
+}
+
+/// What became of a table map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It is taken.
+    Done,
+    /// The definition of the table of this route is needed first.
+    Define(usize),
+}
+
+type Definition = Arc<Vec<ColumnDefinition>>;
+
+/// One version of an outbox table, as a table map described it.
+#[derive(Debug)]
+struct Table {
+    /// The table map's body behind the table id, to recognise it by.
+    body: Bytes,
+    decoder: RowDecoder,
+    mapping: Mapping,
+    table_id: u64,
+}
+
+/// Decodes rows of outbox tables and makes messages of them; never looks at those of other tables.
+#[derive(Debug)]
+pub struct OutboxRows {
+    routes: Arc<Vec<Route>>,
+    flavour: Flavour,
+    definitions: HashMap<usize, Definition>,
+    /// The last version of each route's table.
+    tables: HashMap<usize, Table>,
+    /// The table maps of the open statement: table id and route, if it has one.
+    maps: Vec<(u64, Option<usize>)>,
+}
+
+/// Bytes of a table map before the names: table id and flags.
+const TABLE_ID_BYTES: usize = 6;
+
+impl OutboxRows {
+    /// For these routes, with the definitions that are known, by route.
+    #[must_use]
+    pub fn new(routes: Vec<Route>, flavour: Flavour, definitions: HashMap<usize, Definition>) -> Self {
+        Self { routes: Arc::new(routes), flavour, definitions, tables: HashMap::new(), maps: Vec::new() }
+    }
+
+    /// Another one for the same routes and definitions, that has seen no event.
+    #[must_use]
+    pub fn fresh(&self) -> Self {
+        Self {
+            routes: self.routes.clone(),
+            flavour: self.flavour,
+            definitions: self.definitions.clone(),
+            tables: HashMap::new(),
+            maps: Vec::new(),
+        }
+    }
+
+    /// The table of a route.
+    #[must_use]
+    pub fn table(&self, route: usize) -> Option<TableName> {
+        Some(self.routes.get(route)?.name().clone())
+    }
+
+    /// Table maps hold no longer.
+    pub fn forget_table_maps(&mut self) {
+        self.maps.clear();
+    }
+
+    /// Takes a table map.
+    ///
+    /// # Errors
+    ///
+    /// If an outbox table's is malformed, or lacks a mapped column.
+    pub fn table_map(&mut self, body: &Bytes) -> Result<Taken, RowsError> {
+        let head = TableMapHead::parse(body)?;
+        let route = self.routes.iter().position(|route| route.matches(head.schema, head.table));
+        if let Some(index) = route {
+            let rest = body.slice(TABLE_ID_BYTES.min(body.len())..);
+            match self.tables.get_mut(&index).filter(|table| table.body == rest) {
+                Some(table) => table.table_id = head.table_id,
+                None => match self.describe(index, head.table_id, body, rest)? {
+                    Some(table) => {
+                        self.tables.insert(index, table);
+                    }
+                    None => return Ok(Taken::Define(index)),
+                },
+            }
+        }
+        self.maps.retain(|(table_id, _)| *table_id != head.table_id);
+        self.maps.push((head.table_id, route));
+        Ok(Taken::Done)
+    }
+
+    /// A version of the table, or `None` if its definition must be asked for first.
+    fn describe(
+        &self,
+        index: usize,
+        table_id: u64,
+        body: &Bytes,
+        rest: Bytes,
+    ) -> Result<Option<Table>, RowsError> {
+        let Some(route) = self.routes.get(index) else { return Err(RowsError::NoTableMap) };
+        let map = TableMap::parse(body)?;
+        let named = map.columns.iter().all(|column| column.name.is_some());
+        let definition = self.definitions.get(&index);
+        // MariaDB's logs do not tell a UUID from a BINARY(16).
+        if definition.is_none() && (!named || self.flavour == Flavour::MariaDb) {
+            return Ok(None);
+        }
+        let known = definition.map(|definition| definition.as_slice()).filter(|columns| !columns.is_empty());
+        let columns = resolve_columns(&map, known)?;
+        let mapping = route.map(columns.iter().map(|column| column.name()))?;
+        let decoder = RowDecoder::new(&map, columns, &mapping.projection, DecodeLimits::default())?;
+        // The body is a part of a large read buffer, which must not be kept for it.
+        let body = Bytes::copy_from_slice(&rest);
+        Ok(Some(Table { body, decoder, mapping, table_id }))
+    }
+
+    /// Takes the definition of a route's table; an empty one says that there is none to be had.
+    pub fn define(&mut self, route: usize, definition: Definition) {
+        self.definitions.insert(route, definition);
+        self.tables.remove(&route);
+    }
+
+    /// A statement may have changed definitions: those of the tables that it names are asked for again.
+    pub fn forget_definitions(&mut self, query: &QueryEvent) {
+        for (index, route) in self.routes.iter().enumerate() {
+            let name = route.name();
+            if query.names_table(&name.schema, &name.table) {
+                self.definitions.remove(&index);
+                self.tables.remove(&index);
+            }
+        }
+    }
+
+    /// The definitions that a restart needs: those without which the log cannot be read. Others are asked for anew.
+    #[must_use]
+    pub fn definitions_for_checkpoint(&self) -> BTreeMap<String, serde_json::Value> {
+        let entry = |(index, definition): (&usize, &Definition)| {
+            let route = self.routes.get(*index)?;
+            Some((route.table.to_string(), serde_json::to_value(&**definition).ok()?))
+        };
+        self.definitions.iter().filter_map(entry).collect()
+    }
+
+    /// The outbox table that a statement writes to, if it names one.
+    #[must_use]
+    pub fn written_by(&self, query: &QueryEvent) -> Option<&str> {
+        let route =
+            self.routes.iter().find(|route| query.names_table(&route.name().schema, &route.name().table))?;
+        Some(&route.table)
+    }
+
+    /// Appends the messages of a rows event to `messages`, if they are wanted; `false` if it is another table's.
+    ///
+    /// An update counts as the insert of a new event if it gives the row another id, as `REPLACE` does; else it changes
+    /// what was published already, and is none.
+    ///
+    /// # Errors
+    ///
+    /// If the rows cannot be decoded or cannot become messages.
+    pub fn rows(
+        &mut self,
+        raw: &RawEvent,
+        wanted: bool,
+        transaction: &Arc<TransactionId>,
+        messages: &mut Vec<(usize, Message)>,
+    ) -> Result<bool, RowsError> {
+        let table_id = RowsHead::parse(&raw.body)?.table_id;
+        let Some((_, route)) = self.maps.iter().rev().find(|(known, _)| *known == table_id) else {
+            return Err(RowsError::NoTableMap);
+        };
+        let Some(index) = *route else { return Ok(false) };
+        if !wanted {
+            return Ok(true);
+        }
+        let Some((route, table)) = self.routes.get(index).zip(self.tables.get_mut(&index)) else {
+            return Err(RowsError::NoTableMap);
+        };
+        debug_assert_eq!(table.table_id, table_id, "the last table map of a table is the one in force");
+        let event = match RowsEvent::parse(raw.header.event_type, &raw.body, DecodeLimits::default()) {
+            // Partial updates are never inserts.
+            Err(error)
+                if error.kind() == DecodeErrorKind::Unsupported
+                    && RowsKind::of(raw.header.event_type) == Some(RowsKind::Update) =>
+            {
+                return Ok(true);
+            }
+            event => event?,
+        };
+        let mut ids_before = Vec::new();
+        if event.kind() == RowsKind::Update {
+            for row in table.decoder.rows_before(&event)? {
+                ids_before.push(table.mapping.id_of(&row?).cloned());
+            }
+        }
+        for (number, row) in table.decoder.rows(&event)?.enumerate() {
+            let row = row?;
+            if let Some(before) = ids_before.get(number) {
+                let after = table.mapping.id_of(&row);
+                if before.as_ref() == after || matches!(after, None | Some(Value::Absent)) {
+                    continue;
+                }
+            }
+            messages.push((route.stream, route.message(&table.mapping, &row, transaction)?));
+        }
+        Ok(true)
+    }
+}
