@@ -138,7 +138,8 @@ impl Producer {
                 // The server is gone; whether it has committed the last transaction, its table will tell.
                 Err(mysql_async::Error::Io(_) | mysql_async::Error::Driver(_)) => {}
                 // As it goes it says so.
-                Err(mysql_async::Error::Server(error)) if matches!(error.code, 1053 | 1152 | 1927 | 3169) => {}
+                Err(mysql_async::Error::Server(error)) if matches!(error.code, 1053 | 1152 | 1927 | 3169) => {
+                }
                 Err(error) => return Err(error).with_context(|| self.name.clone()),
             }
         }
@@ -147,7 +148,13 @@ impl Producer {
 
     async fn write(&mut self, conn: &mut Conn) -> Result<(), mysql_async::Error> {
         while !self.stop.load(Ordering::Relaxed) {
-            self.transaction(conn).await?;
+            match self.transaction(conn).await {
+                // A deadlock has rolled the transaction back, as happens to applications.
+                Err(mysql_async::Error::Server(error)) if matches!(error.code, 1205 | 1213) => {
+                    conn.query_drop("ROLLBACK").await?;
+                }
+                outcome => outcome?,
+            }
             tokio::time::sleep(self.options.pause).await;
         }
         Ok(())

@@ -94,7 +94,11 @@ pub fn compare(expected: &[Expected], stored: &[Stored], order: Order) -> Result
     let mut problems = Problems::default();
     let mut index_of = HashMap::with_capacity(expected.len());
     for (index, row) in expected.iter().enumerate() {
-        ensure!(index_of.insert(row.id.as_str(), index).is_none(), "two expected rows have the id {}", row.id);
+        ensure!(
+            index_of.insert(row.id.as_str(), index).is_none(),
+            "two expected rows have the id {}",
+            row.id
+        );
     }
     let mut seen = vec![0_u32; expected.len()];
     let mut last_of_aggregate: HashMap<&str, usize> = HashMap::new();
@@ -104,7 +108,8 @@ pub fn compare(expected: &[Expected], stored: &[Stored], order: Order) -> Result
         let at = message.sequence;
         let Some((row, index)) = index_of.get(id).and_then(|index| Some((expected.get(*index)?, *index)))
         else {
-            problems.add("not in the table", || format!("message {at} with id {id}: {}", quote(&message.body)));
+            problems
+                .add("not in the table", || format!("message {at} with id {id}: {}", quote(&message.body)));
             continue;
         };
         if let Some(count) = seen.get_mut(index) {
@@ -205,7 +210,11 @@ fn check_successor(previous: &Position, position: &Position) -> Result<()> {
 fn quote(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let short: String = text.chars().take(QUOTE_CHARACTERS).collect();
-    if short.len() < text.len() { format!("{short:?}… ({} bytes)", bytes.len()) } else { format!("{short:?}") }
+    if short.len() < text.len() {
+        format!("{short:?}… ({} bytes)", bytes.len())
+    } else {
+        format!("{short:?}")
+    }
 }
 
 /// What was found, by kind.
@@ -231,11 +240,7 @@ impl Problems {
             return Ok(());
         }
         let counts: Vec<_> = self.counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-        bail!(
-            "{rows} rows, {messages} messages: {}\n  {}",
-            counts.join(", "),
-            self.quoted.join("\n  ")
-        )
+        bail!("{rows} rows, {messages} messages: {}\n  {}", counts.join(", "), self.quoted.join("\n  "))
     }
 }
 

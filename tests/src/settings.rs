@@ -20,6 +20,12 @@ impl Settings {
         self
     }
 
+    /// A key that was set.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Value {
+        self.keys.get(key).cloned().unwrap_or_default()
+    }
+
     /// Adds an `[[outbox]]` with these keys.
     #[must_use]
     pub fn outbox(mut self, keys: BTreeMap<String, Value>) -> Self {

@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, Result};
 use async_nats::HeaderMap;
-use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::{AckPolicy, pull};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use outbox_event::Position;

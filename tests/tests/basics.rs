@@ -89,7 +89,8 @@ async fn several_tables_go_to_several_streams() -> Result<()> {
         expected.push((stream, Expected::of(name, &event)));
     }
     for stream in [STREAM, "BILLING"] {
-        let rows: Vec<_> = expected.iter().filter(|(of, _)| *of == stream).map(|(_, row)| row.clone()).collect();
+        let rows: Vec<_> =
+            expected.iter().filter(|(of, _)| *of == stream).map(|(_, row)| row.clone()).collect();
         let stored = world.stored(stream).await?;
         oracle::compare(&rows, &stored, Order::Total).map_err(|error| bridge.explain(error))?;
         for (row, message) in rows.iter().zip(&stored) {
@@ -141,8 +142,29 @@ async fn hostile_values_stay_one_subject_token_each() -> Result<()> {
     let world = World::mysql().outbox(outbox).start().await?;
     let mut bridge = world.bridge().await?;
     let values = [
-        "a.b", "*", ">", "", " ", "a b", "$JS", "$JS.API.STREAM.DELETE.ORDERS", "%", "%2E", "é", "日本", "\t", "\r\n",
-        "\0", "..", "a\u{200b}", "🦀", "'", "\\", "{type}", "A", "a",
+        "a.b",
+        "*",
+        ">",
+        "",
+        " ",
+        "a b",
+        "$JS",
+        "$JS.API.STREAM.DELETE.ORDERS",
+        "%",
+        "%2E",
+        "é",
+        "日本",
+        "\t",
+        "\r\n",
+        "\0",
+        "..",
+        "a\u{200b}",
+        "🦀",
+        "'",
+        "\\",
+        "{type}",
+        "A",
+        "a",
     ];
     let mut conn = world.conn().await?;
     let mut events = Vec::new();
@@ -213,14 +235,14 @@ async fn headers_of_a_row_neither_steer_nor_forge() -> Result<()> {
 /// Text and bytes go through untouched; content type, partition key and headers come from columns.
 #[tokio::test]
 async fn mapped_columns_and_payloads_of_bytes() -> Result<()> {
-    let layout = "number INT PRIMARY KEY, event VARBINARY(16), kind VARCHAR(20), of VARCHAR(20), what VARCHAR(20), \
+    let layout = "number INT PRIMARY KEY, event VARBINARY(16), kind VARCHAR(20), whom VARCHAR(20), what VARCHAR(20), \
         body LONGBLOB, words LONGTEXT, media VARCHAR(100), ordering VARCHAR(20), more JSON";
     let mapped = |table: &str, payload: &str, stream: &str, subject: &str| {
         Outbox::new(table, stream, subject)
             .layout(layout)
             .set("columns.id", "event")
             .set("columns.aggregate_type", "kind")
-            .set("columns.aggregate_id", "of")
+            .set("columns.aggregate_id", "whom")
             .set("columns.type", "what")
             .set("columns.payload", payload)
             .set("columns.headers", "more")
@@ -257,16 +279,35 @@ async fn mapped_columns_and_payloads_of_bytes() -> Result<()> {
     world.await_messages(&mut bridge, "BYTES", 5).await?;
     world.await_messages(&mut bridge, "WORDS", 5).await?;
     for (number, message) in world.stored("BYTES").await?.iter().enumerate() {
-        ensure!(Some(message.body.as_ref()) == bodies.get(number).map(Vec::as_slice), "body {number} differs");
-        expect(message, header::CONTENT_TYPE, if number == 1 { "application/json" } else { "application/x-protobuf; v=1" })?;
+        ensure!(
+            Some(message.body.as_ref()) == bodies.get(number).map(Vec::as_slice),
+            "body {number} differs"
+        );
+        expect(
+            message,
+            header::CONTENT_TYPE,
+            if number == 1 { "application/json" } else { "application/x-protobuf; v=1" },
+        )?;
         expect(message, header::CE_PARTITION_KEY, if number == 2 { "of" } else { "key%20a" })?;
         expect(message, "x", "1")?;
-        ensure!(message.subject == if number == 2 { "bytes.of" } else { "bytes.key%20a" }, "{}", message.subject);
+        ensure!(
+            message.subject == if number == 2 { "bytes.of" } else { "bytes.key%20a" },
+            "{}",
+            message.subject
+        );
     }
     for (number, message) in world.stored("WORDS").await?.iter().enumerate() {
-        ensure!(Some(message.text().as_str()) == words.get(number).copied(), "text {number} is {:?}", message.text());
+        ensure!(
+            Some(message.text().as_str()) == words.get(number).copied(),
+            "text {number} is {:?}",
+            message.text()
+        );
         let digits = format!("{number:02x}");
-        let id = if number == 3 { digits.repeat(3) } else { Uuid::from_bytes([u8::try_from(number)?; 16]).to_string() };
+        let id = if number == 3 {
+            digits.repeat(3)
+        } else {
+            Uuid::from_bytes([u8::try_from(number)?; 16]).to_string()
+        };
         expect(message, header::CE_ID, &id)?;
         ensure!(message.subject == format!("words.{id}"), "{}", message.subject);
     }

@@ -9,7 +9,8 @@ use testbed::Flavour;
 async fn commit_order(flavour: Flavour) -> Result<()> {
     let world = World::of(flavour).start().await?;
     let mut bridge = world.bridge().await?;
-    let options = LoadOptions { producers: 8, tickets: true, pause: std::time::Duration::ZERO, ..Default::default() };
+    let options =
+        LoadOptions { producers: 8, tickets: true, pause: std::time::Duration::ZERO, ..Default::default() };
     let load = Load::start(&world, &options).await?;
     load.await_more(1_000).await?;
     let transactions = load.stop().await?;
@@ -37,7 +38,9 @@ async fn commit_order_of_mariadb() -> Result<()> {
 async fn everything_arrives_in_all_modes() -> Result<()> {
     let world = World::mysql().start().await?;
     let mut bridge = world.bridge().await?;
-    for (mode, ids) in [("auto", true), ("fast", true), ("fast", false), ("pipelined", true), ("pipelined", false)] {
+    for (mode, ids) in
+        [("auto", true), ("fast", true), ("fast", false), ("pipelined", true), ("pipelined", false)]
+    {
         bridge.stop().await?;
         bridge.configure(&world.settings().set("publish.mode", mode).set("publish.message_id", ids))?;
         bridge.relaunch().await?;

@@ -178,8 +178,9 @@ async fn prepared_before_the_first_start(flavour: Flavour) -> Result<()> {
     let (first, second) = (events(10..13), events(20..23));
     for (xid, events) in [("'a'", &first), ("'b'", &second)] {
         let inserts = Event::insert_sql(TABLE, events);
-        let sql = format!("XA START {xid}; {inserts}; XA END {xid}; XA PREPARE {xid}; FLUSH BINARY LOGS");
+        let sql = format!("XA START {xid}; {inserts}; XA END {xid}; XA PREPARE {xid}");
         world.database.exec(&sql).await?;
+        world.database.exec("FLUSH BINARY LOGS").await?;
     }
     world.insert(0..3).await?;
     let mut scene = Scene::new(world).await?;
