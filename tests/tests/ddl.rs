@@ -39,7 +39,12 @@ async fn changes_in_mid_stream(flavour: Flavour, metadata: &str) -> Result<()> {
         verified.with_context(|| format!("after {change}"))?;
         number += 5;
         if number % 20 == 0 {
-            bridge.kill()?;
+            // Without names in the log, the definition of a row can be known from a checkpoint only.
+            if metadata == "FULL" {
+                bridge.kill()?
+            } else {
+                bridge.stop().await?
+            }
             bridge.relaunch().await?;
         }
     }
