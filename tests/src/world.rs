@@ -411,6 +411,19 @@ impl World {
         self.verify_rows(bridge, &expected, order).await
     }
 
+    /// As [`verify`](Self::verify), in the order of the commits that a load's tickets tell. Once a world only.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong; then with the end of the bridge's log.
+    pub async fn verify_tickets(&self, bridge: &mut Bridge) -> Result<()> {
+        self.settle(bridge).await?;
+        let mut expected = Expected::rows(&self.database, TABLE, oracle::TICKET_ORDER).await?;
+        // The last event has no ticket, and so sorts first.
+        expected.rotate_left(1);
+        self.verify_rows(bridge, &expected, Order::Total).await
+    }
+
     /// Expects that the standard stream holds exactly these rows.
     ///
     /// # Errors

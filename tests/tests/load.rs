@@ -1,7 +1,7 @@
 //! Concurrent producers: the stream has the order of the commits.
 
 use anyhow::{Result, ensure};
-use outbox_bridge_tests::{Bridge, Expected, Load, LoadOptions, Order, TABLE, World, oracle};
+use outbox_bridge_tests::{Bridge, Load, LoadOptions, Order, World};
 use testbed::Flavour;
 
 /// Each transaction takes a ticket from a row that it keeps locked until its commit, so tickets tell the order of commits,
@@ -14,12 +14,8 @@ async fn commit_order(flavour: Flavour) -> Result<()> {
     let load = Load::start(&world, &options).await?;
     load.await_more(1_000).await?;
     let transactions = load.stop().await?;
-    world.settle(&mut bridge).await?;
-    let mut expected = Expected::rows(&world.database, TABLE, oracle::TICKET_ORDER).await?;
-    // The last event has no ticket, and so sorts first.
-    expected.rotate_left(1);
-    ensure!(expected.len() as u64 > transactions, "{} rows", expected.len());
-    world.verify_rows(&bridge, &expected, Order::Total).await?;
+    ensure!(transactions >= 1_000);
+    world.verify_tickets(&mut bridge).await?;
     bridge.stop().await
 }
 

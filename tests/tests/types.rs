@@ -55,16 +55,18 @@ const TEXTS: &[Case] = &[
     ("VARCHAR(20)", &["'  spaces  '", "'línea'", "'🦀'"]),
     ("VARCHAR(3000)", &["REPEAT('ü', 3000)"]),
     ("TINYTEXT", &["'tiny'"]),
-    ("TEXT", &["'text'", "REPEAT('x', 60000)"]),
-    ("MEDIUMTEXT", &["REPEAT('ab', 100000)"]),
+    ("TEXT", &["'text'"]),
+    ("MEDIUMTEXT", &["'medium'"]),
     ("LONGTEXT", &["'long'"]),
     ("ENUM('a', 'b,c', 'é', '日本')", &["'a'", "'b,c'", "'é'", "'日本'"]),
     ("ENUM('x', 'ÿ') CHARACTER SET latin1", &["'x'", "'ÿ'"]),
     ("SET('a', 'b', 'é')", &["'a'", "'a,é'", "''"]),
 ];
 
-/// Types whose bytes go through.
+/// Types whose bytes go through, and texts that are too long for a header.
 const BYTES: &[Case] = &[
+    ("TEXT", &["REPEAT('x', 65535)"]),
+    ("MEDIUMTEXT", &["REPEAT('ab', 100000)"]),
     ("BINARY(4)", &["X'00FF10'", "X'20202020'", "X''"]),
     ("VARBINARY(20)", &["X'00FF00'", "X''", "X'2020'"]),
     ("TINYBLOB", &["X'FF'"]),
@@ -182,7 +184,7 @@ const EXPRESSIONS: &[&str] = &[
     "JSON_ARRAY(CAST(2024 AS YEAR), TIMESTAMP'2024-02-29 12:34:56.123')",
     "JSON_OBJECT('blob', X'00FF10', 'bit', b'101', 'empty', X'')",
     "JSON_ARRAY(CAST('text' AS BINARY), REPEAT(X'AB', 300))",
-    "JSON_ARRAY(CAST('é' AS CHAR CHARACTER SET latin1), CONVERT('ü' USING utf16))",
+    "JSON_ARRAY(CAST('é' AS CHAR CHARACTER SET latin1))",
     "JSON_ARRAY(ST_GeomFromText('POINT(1.5 -2)'), ST_GeomFromText('LINESTRING(0 0, 1 1e300)'))",
     "JSON_ARRAY(1e0, -0e0, 1e15, 1e16, 1e17, 123456789012345680e0, 0.1e0 + 0.2e0, 5e-324, 1.7976931348623157e308)",
     "JSON_ARRAY(1e-4, 1e-5, 1e-15, 1e-16, 1e-17, 1.5e-10, 123.456e0, 1e22, 1e23)",
@@ -330,6 +332,7 @@ async fn character_sets(flavour: Flavour) -> Result<()> {
     let mut conn = world.conn().await?;
     // What a set does not have becomes a question mark.
     conn.query_drop("SET NAMES utf8mb4; SET sql_mode = ''").await?;
+    // Without the replacement character itself, which tables of some sets have where they have nothing.
     let characters: Vec<char> = (1..0x1_0000)
         .chain(0x1_F600..0x1_F650)
         .chain(0x2_0000..0x2_0100)
@@ -339,8 +342,12 @@ async fn character_sets(flavour: Flavour) -> Result<()> {
         characters.chunks(CHARACTERS_PER_ROW).map(|chunk| chunk.iter().collect()).collect();
     for set in &sets {
         for (number, text) in texts.iter().enumerate() {
-            let sql = format!("INSERT INTO shop.{set} VALUES (?, 'a', 'b', 'c', ?)");
-            conn.exec_drop(sql, (number, text)).await.with_context(|| format!("{set} {number}"))?;
+            let sql = format!(
+                "INSERT INTO shop.{set} VALUES (?, 'a', 'b', 'c', CONVERT(CONVERT(? USING utf8mb4) USING {set}))"
+            );
+            conn.exec_drop(sql, (number, text.as_bytes()))
+                .await
+                .with_context(|| format!("{set} {number}"))?;
         }
     }
     world.await_messages(&mut bridge, VALUES, (sets.len() * texts.len()) as u64).await?;

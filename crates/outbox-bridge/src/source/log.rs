@@ -76,14 +76,14 @@ pub enum LogError {
         /// The server's words.
         source: ConnectionError,
     },
-    /// The position is past the end.
+    /// The position is past the end, or in the midst of an event.
     #[error(
-        "the server's log ends before {at}, up to which this bridge has read: this is another server, or its logs were reset, or it \
-         lost what it had not synced when it lost power (sync_binlog other than 1). Point source.url to the server that was read \
-         before; or, if its log is gone for good, give this bridge a new `name` and a new stream, or delete the checkpoint and \
-         set source.start"
+        "the server's log has nothing that begins at {at}, up to which this bridge has read: this is another server, or its \
+         logs were reset, or it lost what it had not synced when it lost power (sync_binlog other than 1). Point source.url to \
+         the server that was read before; or, if its log is gone for good, give this bridge a new `name` and a new stream, or \
+         delete the checkpoint and set source.start"
     )]
-    Beyond {
+    NothingThere {
         /// The place.
         at: String,
         /// The server's words.
@@ -356,6 +356,7 @@ impl Source for LogSource {
     }
 }
 
+/// Tells what it means that the server cannot read its log from `at` on.
 fn purged(error: LogError, at: &str) -> LogError {
     let at = at.to_owned();
     match error {
@@ -363,7 +364,7 @@ fn purged(error: LogError, at: &str) -> LogError {
             LogError::Purged { at, source }
         }
         LogError::Connection(source) if source.kind() == ConnectionErrorKind::ImpossiblePosition => {
-            LogError::Beyond { at, source }
+            LogError::NothingThere { at, source }
         }
         error => error,
     }
