@@ -210,8 +210,8 @@ impl LogSource {
     /// Does what the assembler asks for.
     async fn follow(&self, open: &mut Open, step: Step) -> Result<(), LogError> {
         let step = match step {
-            Step::FindPrepare { xid } => {
-                let (file, offset) = find::prepare(&self.options, &open.assembler.point().file, &xid).await?;
+            Step::FindPrepare { xid, file, offset } => {
+                let (file, offset) = find::prepare(&self.options, (&file, offset), &xid).await?;
                 open.assembler.found(file, offset)
             }
             step => step,

@@ -55,7 +55,9 @@ pub enum TransactionError {
     Statement { at: String, table: String },
     /// A statement that may have fired a trigger.
     #[error(
-        "the transaction at {at} writes to another table in statement format; if a trigger on that table inserts outbox rows, the          log does not show them. The session that did so must use SET SESSION binlog_format=ROW; if no trigger inserts outbox          rows, set source.foreign_statements = \"ignore\""
+        "the transaction at {at} writes to another table in statement format; if a trigger on that table inserts outbox rows, \
+         the log does not show them. The session that did so must use SET SESSION binlog_format=ROW; if no trigger inserts \
+         outbox rows, set source.foreign_statements = \"ignore\""
     )]
     #[expect(missing_docs, reason = "the field is what the message says")]
     ForeignStatement { at: String },
