@@ -182,8 +182,10 @@ fn recorded(text: &str) -> Vec<(String, RawEvent)> {
         let mut fields = line.split(' ');
         let name = fields.next().unwrap().to_owned();
         let hex = fields.nth(1).unwrap();
-        let bytes: Vec<u8> =
-            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+        let bytes: Vec<u8> = (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(hex.get(at..at + 2).unwrap(), 16).unwrap())
+            .collect();
         let header = EventHeader::parse(&bytes).unwrap();
         (name, RawEvent { header, body: bytes[HEADER..bytes.len() - 4].to_vec().into() })
     });
