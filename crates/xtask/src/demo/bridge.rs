@@ -43,7 +43,9 @@ pub(crate) async fn build(selection: &[&str]) -> Result<PathBuf> {
     let messages = String::from_utf8_lossy(&output.stdout).into_owned();
     let executable = messages.lines().find_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
-        let bridge = message.pointer("/target/name")? == BINARY;
+        // The binary's unit tests are an executable of the same name.
+        let tests = message.pointer("/profile/test")?.as_bool()?;
+        let bridge = message.pointer("/target/name")? == BINARY && !tests;
         bridge.then(|| message.get("executable")?.as_str().map(PathBuf::from)).flatten()
     });
     executable.context("cargo does not say where the bridge's binary is")
