@@ -1,9 +1,11 @@
 //! `cargo xtask check`: what needs no servers. `cargo xtask test`: that, and every test.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
 
+use crate::demo::{self, Options, build};
 use crate::stage::{Stages, cargo};
 
 const FORMAT: &[&str] = &["fmt", "--all", "--check"];
@@ -33,7 +35,11 @@ pub(crate) async fn test() -> Result<()> {
     lint(&mut stages)?;
     // The end-to-end tests start the bridge's own binary. All targets at once, since then the tests use what is built
     // here: a build of one package alone would choose other features of its dependencies and compile them again.
-    stages.cargo("build", &["build", "--workspace", "--all-targets"])?;
+    let mut bridge = PathBuf::new();
+    let all = ["--workspace", "--all-targets"];
+    stages.work("build", async { build(&all).await.map(|program| bridge = program) }).await?;
+    stages.work("demo, MySQL", Box::pin(demo::run(Options::rehearsal(false, bridge.clone())))).await?;
+    stages.work("demo, MariaDB", Box::pin(demo::run(Options::rehearsal(true, bridge)))).await?;
     stages.cargo("tests", &["test", "--workspace"])?;
     stages.summary();
     Ok(())

@@ -218,6 +218,11 @@ impl LogSource {
         };
         match step {
             Step::Continue | Step::FindPrepare { .. } => {}
+            Step::Payload(_) if open.payload.is_some() => {
+                return Err(
+                    EventError::new("a compressed transaction", "it stands within another one").into()
+                );
+            }
             Step::Payload(payload) => {
                 open.payload = Some(PayloadReader::new(payload, self.options.event_bytes_max)?)
             }

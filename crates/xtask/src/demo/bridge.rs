@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 use super::setup::{World, say};
 use crate::stage::{cargo, repository};
 
-const PACKAGE: &str = "outbox-bridge";
+const BINARY: &str = "outbox-bridge";
 const READY_LIMIT: Duration = Duration::from_secs(60);
 const REQUEST_LIMIT: Duration = Duration::from_secs(2);
 /// More than the bridge's own deadline for draining.
@@ -27,11 +27,13 @@ const LOG_LINES_MAX: usize = 40;
 /// Kills the bridge (`$0`) and removes its folder (`$1`) if we die without doing so.
 const GUARD: &str = r#"read -r line; kill -KILL "$0" 2>/dev/null; rm -rf "$1""#;
 
-/// Builds the bridge, with cargo's progress on standard error, and returns where its binary is.
-pub(super) async fn build() -> Result<PathBuf> {
+/// Builds what `selection` says, with cargo's progress on standard error, and returns where the bridge's binary is.
+pub(crate) async fn build(selection: &[&str]) -> Result<PathBuf> {
     let mut command = Command::from(cargo());
     command
-        .args(["build", "--package", PACKAGE, "--bins", "--message-format=json-render-diagnostics"])
+        .arg("build")
+        .args(selection)
+        .arg("--message-format=json-render-diagnostics")
         .current_dir(repository()?)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -41,7 +43,7 @@ pub(super) async fn build() -> Result<PathBuf> {
     let messages = String::from_utf8_lossy(&output.stdout).into_owned();
     let executable = messages.lines().find_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
-        let bridge = message.pointer("/target/name")? == PACKAGE;
+        let bridge = message.pointer("/target/name")? == BINARY;
         bridge.then(|| message.get("executable")?.as_str().map(PathBuf::from)).flatten()
     });
     executable.context("cargo does not say where the bridge's binary is")

@@ -10,6 +10,7 @@ mod show;
 mod verdict;
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -23,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 use self::bridge::Bridge;
+pub(crate) use self::bridge::build;
 use self::orders::Report;
 use self::setup::World;
 use self::show::{Screen, Shown};
@@ -45,9 +47,17 @@ pub(crate) struct Options {
     /// Use MariaDB in place of MySQL
     #[arg(long)]
     mariadb: bool,
+    /// Start this binary of the bridge instead of building one
+    #[arg(long, value_name = "FILE")]
+    bridge: Option<PathBuf>,
 }
 
 impl Options {
+    /// A short demo with a binary that was built already.
+    pub(crate) fn rehearsal(mariadb: bool, bridge: PathBuf) -> Self {
+        Self { events: Some(100), rate: None, mariadb, bridge: Some(bridge) }
+    }
+
     fn flavour(&self) -> Flavour {
         if self.mariadb { Flavour::MariaDb } else { Flavour::MySql }
     }
@@ -75,7 +85,10 @@ pub(crate) async fn run(options: Options) -> Result<()> {
 }
 
 async fn prepare(options: &Options) -> Result<(World, Bridge)> {
-    let program = bridge::build().await?;
+    let program = match &options.bridge {
+        Some(program) => program.clone(),
+        None => build(&["--package", "outbox-bridge", "--bins"]).await?,
+    };
     let world = World::start(options.flavour(), &program).await?;
     let bridge = Bridge::start(&program, &world).await?;
     Ok((world, bridge))

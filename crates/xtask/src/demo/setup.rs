@@ -16,6 +16,8 @@ use super::verdict::{Event, digest};
 pub(super) const TABLE: &str = "shop.outbox";
 const STREAM: &str = "ORDERS";
 const USER: &str = "bridge";
+/// Who owns the schema, and creates the outbox table.
+const OWNER: &str = "shop";
 
 /// Everything that the bridge needs; it ends with this value.
 #[derive(Debug)]
@@ -52,28 +54,29 @@ impl World {
             Flavour::MySql => "mysql",
             Flavour::MariaDb => "mariadb",
         };
-        self.mysql.exec("CREATE DATABASE shop").await?;
+        self.mysql.exec("CREATE DATABASE shop CHARACTER SET utf8mb4").await?;
         self.mysql.exec(orders::TABLE).await?;
-        self.mysql.exec(&self.bridge(program, &["init", "--print", "table"])?).await?;
-        let grants = self.bridge(program, &["init", "--print", "grants", "--dialect", dialect])?;
+        self.mysql.create_user(OWNER, &password, "ALL ON shop.*").await?;
+        let owner = [("OUTBOX_BRIDGE__SOURCE__URL", self.mysql.url(OWNER))];
+        self.bridge(program, &["init", "--apply", "--dialect", dialect], &owner)?;
+        let grants = self.bridge(program, &["init", "--print", "grants", "--dialect", dialect], &[])?;
         self.mysql.exec(&grants.replace("<password>", &password)).await?;
-        let stream = self.bridge(program, &["init", "--print", "stream"])?;
-        let stream: stream::Config = serde_json::from_str(&stream).context("init's stream is not JSON")?;
-        self.jetstream.create_stream(stream).await.context("cannot create the stream")?;
 
-        let findings = self.bridge(program, &["check"])?;
-        say(findings.trim_end().lines().last().unwrap_or_default());
+        let findings = self.bridge(program, &["check"], &[])?;
+        findings.lines().filter(|line| !line.is_empty()).for_each(|line| eprintln!("      {line}"));
         Ok(())
     }
 
-    /// Runs the bridge's program with the configuration and returns what it prints.
-    fn bridge(&self, program: &Path, arguments: &[&str]) -> Result<String> {
-        let shown = format!("outbox-bridge {}", arguments.join(" "));
+    /// Runs the bridge's program with the configuration, changed by `variables`, and returns what it prints.
+    fn bridge(&self, program: &Path, arguments: &[&str], variables: &[(&str, String)]) -> Result<String> {
+        let set: String = variables.iter().map(|(name, value)| format!("{name}={value} ")).collect();
+        let shown = format!("{set}outbox-bridge {}", arguments.join(" "));
         say(&shown);
         let output = Command::new(program)
             .args(arguments)
             .arg("--config")
             .arg(self.configuration())
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .output()
             .with_context(|| format!("cannot run {}", program.display()))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
