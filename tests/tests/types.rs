@@ -345,9 +345,7 @@ async fn character_sets(flavour: Flavour) -> Result<()> {
             let sql = format!(
                 "INSERT INTO shop.{set} VALUES (?, 'a', 'b', 'c', CONVERT(CONVERT(? USING utf8mb4) USING {set}))"
             );
-            conn.exec_drop(sql, (id, text.as_bytes()))
-                .await
-                .with_context(|| format!("{set} {id}"))?;
+            conn.exec_drop(sql, (id, text.as_bytes())).await.with_context(|| format!("{set} {id}"))?;
         }
     }
     world.await_messages(&mut bridge, VALUES, (sets.len() * texts.len()) as u64).await?;
