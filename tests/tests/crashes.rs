@@ -212,15 +212,17 @@ async fn servers_that_come_later() -> Result<()> {
     world.nats.stop().await?;
     let mut bridge = Bridge::spawn(&world.settings())?;
     let limit = Duration::from_secs(20);
-    let says = |words: &'static str| words;
-    for (words, start_nats) in [(says("cannot connect to NATS"), true), (says("refused"), false)] {
+    for nats in [true, false] {
+        let before = bridge.log().len();
         eventually("the bridge to complain", limit, async || {
             bridge.check_running()?;
-            Ok(bridge.log().contains(words).then_some(()))
+            let log = bridge.log();
+            let news = log.get(before..).unwrap_or_default();
+            Ok((news.contains("WARN") && news.contains("refused")).then_some(()))
         })
         .await?;
         ensure!(!bridge.is_ready().await);
-        if start_nats {
+        if nats {
             world.nats.start().await?;
         } else {
             world.database.start().await?;
@@ -276,10 +278,12 @@ async fn the_first_signal_drains_and_the_second_does_not() -> Result<()> {
     // Now there is something that cannot be drained.
     world.nats.pause()?;
     load.await_more(20).await?;
+    let drains = |bridge: &Bridge| bridge.log().matches("a second signal stops at once").count();
+    let before = drains(&bridge);
     bridge.signal(rustix::process::Signal::TERM)?;
     eventually("the bridge to drain", Duration::from_secs(5), async || {
         bridge.check_running()?;
-        Ok(bridge.log().contains("a second signal stops at once").then_some(()))
+        Ok((drains(&bridge) > before).then_some(()))
     })
     .await?;
     bridge.signal(rustix::process::Signal::TERM)?;
@@ -313,15 +317,12 @@ async fn a_foreign_message(mode: &str) -> Result<()> {
     world.insert(10..20).await?;
     bridge.refuses(&[STREAM]).await?;
     let count = world.last_sequence(STREAM).await;
-    // It stays so, until the message is removed.
+    // It stays so.
     bridge.launch()?;
     bridge.refuses(&[STREAM]).await?;
     ensure!(world.last_sequence(STREAM).await == count, "nothing is written after a foreign message");
     ensure!(count == 12, "{count} messages");
-    world.jetstream.get_stream(STREAM).await?.delete_message(count).await?;
-    bridge.relaunch().await?;
-    world.verify(&mut bridge, Order::Total).await?;
-    bridge.stop().await
+    Ok(())
 }
 
 #[tokio::test]
