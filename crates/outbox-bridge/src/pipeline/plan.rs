@@ -5,7 +5,7 @@ use std::str::FromStr as _;
 use outbox_event::Position;
 
 use crate::{
-    checkpoint::{At, Checkpoint, LogPoint, Transaction},
+    checkpoint::{At, Checkpoint, LogPoint, Prepared, Transaction},
     publish::{Chain, Tail},
 };
 
@@ -183,14 +183,19 @@ fn earlier(point: LogPoint, position: &Position, stream: &str) -> Result<LogPoin
     let bad = || PlanError::BadPosition { stream: stream.to_owned(), position: position.to_string() };
     let order = position.order().ok_or_else(bad)?;
     if point_order(&point).is_some_and(|point| order < point) {
-        // The executed set of the later point does not hold for the earlier one; the rest does no harm there.
-        Ok(LogPoint {
-            server: point.server,
-            prepared: point.prepared,
-            definitions: point.definitions,
-            ..point_of(position)
-        })
+        // The executed set of the later point does not hold for the earlier one, nor what was prepared in between: another
+        // transaction of the same name may be committed before that.
+        let before = |prepared: &Prepared| {
+            outbox_event::log_file_number(&prepared.file)
+                .is_some_and(|file| (file, prepared.offset, 0) < order)
+        };
+        let mut prepared = point.prepared;
+        prepared.retain(before);
+        Ok(LogPoint { server: point.server, prepared, definitions: point.definitions, ..point_of(position) })
     } else {
         Ok(point)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -148,16 +148,17 @@ async fn previous_gtids(options: &LogOptions, file: &str) -> Result<GtidSet, Fin
     Ok(GtidSet::empty(flavour))
 }
 
-/// Where the rows of a prepared XA transaction stand: looks through the log from its end backwards, file by file.
+/// Where the rows of a prepared XA transaction stand that was committed at `end`, a file and an offset: looks through the
+/// log from there backwards, file by file. What follows `end` does not count, since names are used again.
 pub(super) async fn prepare(
     options: &LogOptions,
-    newest: &str,
+    end: (&str, u64),
     xid: &str,
 ) -> Result<(String, u64), FindError> {
     let mut connection = Connection::connect(&options.connect).await?;
     let flavour = connection.server().flavour;
     let files = log_files(&mut connection).await?;
-    let newest = files.iter().position(|file| file == newest).map_or(files.len(), |position| position + 1);
+    let newest = files.iter().position(|file| file == end.0).map_or(files.len(), |position| position + 1);
     for file in files.iter().take(newest).rev() {
         tracing::info!(
             xid,
@@ -173,6 +174,9 @@ pub(super) async fn prepare(
             match Event::parse(&raw, flavour).map_err(bad)? {
                 Event::Gtid(_) => {
                     begin = u64::from(raw.header.end_offset).saturating_sub(u64::from(raw.header.event_size));
+                    if *file == end.0 && begin >= end.1 {
+                        break;
+                    }
                 }
                 Event::XaPrepare { xid: other, one_phase: false } if other.to_string() == xid => {
                     found = Some(begin)

@@ -30,6 +30,10 @@ pub enum TransactionError {
         /// Why.
         source: RouteError,
     },
+    /// A statement about an XA transaction that cannot be read.
+    #[error("the log has a statement about an XA transaction at {at} whose name cannot be read")]
+    #[expect(missing_docs, reason = "the field is what the message says")]
+    Unreadable { at: String },
     /// A group that has no end.
     #[error(
         "the transaction at {at} has no end in the log; a part of the log is missing or could not be read"
@@ -55,7 +59,9 @@ pub enum TransactionError {
     Statement { at: String, table: String },
     /// A statement that may have fired a trigger.
     #[error(
-        "the transaction at {at} writes to another table in statement format; if a trigger on that table inserts outbox rows, the          log does not show them. The session that did so must use SET SESSION binlog_format=ROW; if no trigger inserts outbox          rows, set source.foreign_statements = \"ignore\""
+        "the transaction at {at} writes to another table in statement format; if a trigger on that table inserts outbox rows, \
+         the log does not show them. The session that did so must use SET SESSION binlog_format=ROW; if no trigger inserts \
+         outbox rows, set source.foreign_statements = \"ignore\""
     )]
     #[expect(missing_docs, reason = "the field is what the message says")]
     ForeignStatement { at: String },

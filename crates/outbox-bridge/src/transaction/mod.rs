@@ -29,7 +29,7 @@ use crate::{
         RawEvent,
         connection::Flavour,
         event::{Event, EventError, GtidEvent, QueryEvent, Statement, TransactionPayload},
-        gtid::GtidSet,
+        gtid::{Gtid, GtidSet},
     },
 };
 
@@ -50,6 +50,10 @@ pub enum Step {
     FindPrepare {
         /// Its XID.
         xid: String,
+        /// The file in which it was committed: the prepare stands before, and another one of the same name may follow.
+        file: String,
+        /// The offset at which the group of the commit begins.
+        offset: u64,
     },
 }
 
@@ -79,6 +83,7 @@ struct PreparedState {
 #[derive(Debug)]
 struct Group {
     transaction: Arc<TransactionId>,
+    gtid: Option<Gtid>,
     /// Ends with its only event.
     standalone: bool,
     /// It has been said to be more than one statement.
@@ -90,6 +95,15 @@ struct Group {
     /// Its messages were more than may be held and have been dropped.
     overflown: bool,
     /// XA: the transaction's XID, once its prepare is seen to come.
+    xid: Option<String>,
+}
+
+/// A group that has ended and whose rows are not yet sent.
+#[derive(Debug)]
+struct Waiting {
+    transaction: Arc<TransactionId>,
+    gtid: Option<Gtid>,
+    /// The prepared transaction that it commits.
     xid: Option<String>,
 }
 
@@ -135,7 +149,7 @@ pub struct Assembler {
     /// The point behind all that is done.
     point: (String, u64, At),
     /// The group that waits for a replay or a search.
-    waiting: Option<(Arc<TransactionId>, Option<String>)>,
+    waiting: Option<Waiting>,
     foreign_rows: u64,
     transactions: u64,
 }
@@ -214,7 +228,8 @@ impl Assembler {
             file,
             offset,
             at,
-            executed: self.executed.as_ref().map(ToString::to_string),
+            // In the middle of a scan the set is not complete.
+            executed: self.executed.as_ref().filter(|_| self.scan_until.is_none()).map(ToString::to_string),
             prepared: self
                 .prepared
                 .iter()
@@ -312,6 +327,14 @@ impl Assembler {
             Event::Gtid(GtidEvent { gtid: Some(gtid), .. }) => {
                 self.executed.get_or_insert_with(|| GtidSet::empty(self.flavour)).add(&gtid);
             }
+            Event::Rotate { file, .. } if *file != *self.file => {
+                let expected = match &self.expected {
+                    Expected::Anything => "a transaction".to_owned(),
+                    Expected::Done(expected) | Expected::Pending(expected) => expected.gtid.clone(),
+                };
+                let found = "the end of the file".to_owned();
+                return Err(TransactionError::OtherLog { at: self.at(), expected, found });
+            }
             _ => {}
         }
         Ok(Step::Continue)
@@ -374,12 +397,10 @@ impl Assembler {
             skip |= executed;
             self.skip_executed = executed || self.flavour == Flavour::MySql;
         }
-        if !skip && let (Some(gtid), Some(executed)) = (&gtid.gtid, &mut self.executed) {
-            executed.add(gtid);
-        }
         self.rows.forget_table_maps();
         self.group = Some(Group {
             transaction,
+            gtid: gtid.gtid,
             standalone: gtid.standalone,
             begun: self.flavour == Flavour::MariaDb && !gtid.standalone,
             skip,
@@ -392,10 +413,10 @@ impl Assembler {
     }
 
     fn verify(&self, expected: &Transaction, found: &TransactionId) -> Result<(), TransactionError> {
-        let (_, offset, _) = &self.point;
+        let (file, offset, _) = &self.point;
+        let same_place = *file == *found.file && *offset == found.offset;
         let same_time = expected.committed_micros == 0 || expected.committed_micros == found.committed_micros;
-        if *offset == found.offset && expected.gtid == found.gtid && (!expected.gtid.is_empty() || same_time)
-        {
+        if same_place && expected.gtid == found.gtid && (!expected.gtid.is_empty() || same_time) {
             return Ok(());
         }
         let name = |gtid: &str, micros: u64| match gtid {
@@ -403,7 +424,7 @@ impl Assembler {
             gtid => gtid.to_owned(),
         };
         Err(TransactionError::OtherLog {
-            at: format!("{}:{offset}", self.point.0),
+            at: format!("{file}:{offset}"),
             expected: name(&expected.gtid, expected.committed_micros),
             found: name(&found.gtid, found.committed_micros),
         })
@@ -449,9 +470,12 @@ impl Assembler {
                 if let Some(table) = self.rows.written_by(query).filter(|_| !skip) {
                     return Err(TransactionError::Statement { at: self.at(), table: table.to_string() });
                 }
-                if self.refuse_foreign_statements && !skip && !query.is_generated() {
+                if self.refuse_foreign_statements && !skip {
                     return Err(TransactionError::ForeignStatement { at: self.at() });
                 }
+            }
+            Statement::Unreadable => {
+                return Err(TransactionError::Unreadable { at: self.at() });
             }
             Statement::Savepoint | Statement::XaEnd | Statement::XaPrepare | Statement::Other => {
                 if !group.begun {
@@ -488,34 +512,22 @@ impl Assembler {
     /// The open group ends.
     fn end(&mut self, fate: Fate, out: &mut Vec<(usize, Message)>) -> Result<Step, TransactionError> {
         let Some(group) = self.group.take() else { return Err(TransactionError::Stray { at: self.at() }) };
-        let Group { transaction, skip, mut messages, bytes, overflown, .. } = group;
-        if skip {
-            // The point stands at this very transaction, or this is a transaction before it.
-            if let Fate::Prepared(xid) = fate {
-                self.prepared.entry(xid).or_insert(PreparedState {
-                    file: transaction.file.to_string(),
-                    offset: transaction.offset,
-                    has_rows: true,
-                    messages: None,
-                    bytes: 0,
-                });
-            }
-            self.done(&transaction);
-            return Ok(Step::Continue);
-        }
+        let Group { transaction, gtid, skip, mut messages, bytes, overflown, .. } = group;
         match fate {
+            // The point stands at this very transaction, or this is a transaction before it.
+            _ if skip => self.end_skipped(fate, &transaction),
             Fate::Committed if overflown => {
-                self.waiting = Some((transaction.clone(), None));
-                return Ok(Step::Replay(Replay {
+                let replay = Replay {
                     file: transaction.file.to_string(),
                     offset: transaction.offset,
-                    transaction,
-                }));
+                    transaction: transaction.clone(),
+                };
+                self.waiting = Some(Waiting { transaction, gtid, xid: None });
+                return Ok(Step::Replay(replay));
             }
             Fate::Committed => self.release(&mut messages, &transaction, out),
             Fate::RolledBack => {}
             Fate::Prepared(xid) => {
-                self.prepared_bytes += if overflown { 0 } else { bytes };
                 let state = PreparedState {
                     file: transaction.file.to_string(),
                     offset: transaction.offset,
@@ -523,32 +535,68 @@ impl Assembler {
                     messages: (!overflown).then_some(messages),
                     bytes: if overflown { 0 } else { bytes },
                 };
+                self.forget_prepared(&xid);
+                self.prepared_bytes += state.bytes;
                 self.prepared.insert(xid, state);
             }
             Fate::RolledBackPrepared(xid) => {
-                if let Some(state) = self.prepared.remove(&xid) {
-                    self.prepared_bytes -= state.bytes;
-                }
+                self.forget_prepared(&xid);
             }
-            Fate::CommittedPrepared(xid) => match self.prepared.remove(&xid) {
-                Some(PreparedState { messages: Some(mut messages), bytes, .. }) => {
-                    self.prepared_bytes -= bytes;
+            Fate::CommittedPrepared(xid) => match self.prepared.get(&xid) {
+                // It stays among the prepared ones until its rows are sent: a restart must find it there.
+                Some(PreparedState { file, offset, has_rows: true, messages: None, .. }) => {
+                    let replay =
+                        Replay { file: file.clone(), offset: *offset, transaction: transaction.clone() };
+                    self.waiting = Some(Waiting { transaction, gtid, xid: Some(xid) });
+                    return Ok(Step::Replay(replay));
+                }
+                Some(_) => {
+                    let state = self.forget_prepared(&xid);
+                    let mut messages = state.and_then(|state| state.messages).unwrap_or_default();
                     self.release(&mut messages, &transaction, out);
                 }
-                Some(PreparedState { has_rows: false, .. }) => {}
-                Some(state) => {
-                    self.waiting = Some((transaction.clone(), None));
-                    let PreparedState { file, offset, .. } = state;
-                    return Ok(Step::Replay(Replay { file, offset, transaction }));
-                }
                 None => {
-                    self.waiting = Some((transaction, Some(xid.clone())));
-                    return Ok(Step::FindPrepare { xid });
+                    let (file, offset) = (transaction.file.to_string(), transaction.offset);
+                    self.waiting = Some(Waiting { transaction, gtid, xid: None });
+                    return Ok(Step::FindPrepare { xid, file, offset });
                 }
             },
         }
-        self.done(&transaction);
+        self.done(&transaction, gtid.as_ref(), skip);
         Ok(Step::Continue)
+    }
+
+    /// A group that is not to be published ends. What it says of prepared transactions holds all the same.
+    fn end_skipped(&mut self, fate: Fate, transaction: &TransactionId) {
+        match fate {
+            Fate::Committed | Fate::RolledBack => {}
+            Fate::CommittedPrepared(xid) | Fate::RolledBackPrepared(xid) => {
+                self.forget_prepared(&xid);
+            }
+            Fate::Prepared(xid) => {
+                let known = self.prepared.get(&xid).is_some_and(|state| {
+                    state.file == *transaction.file && state.offset == transaction.offset
+                });
+                // The name may have been used before. Its rows were not looked at, so there may be some.
+                if !known {
+                    self.forget_prepared(&xid);
+                    let state = PreparedState {
+                        file: transaction.file.to_string(),
+                        offset: transaction.offset,
+                        has_rows: true,
+                        messages: None,
+                        bytes: 0,
+                    };
+                    self.prepared.insert(xid, state);
+                }
+            }
+        }
+    }
+
+    fn forget_prepared(&mut self, xid: &str) -> Option<PreparedState> {
+        let state = self.prepared.remove(xid)?;
+        self.prepared_bytes -= state.bytes;
+        Some(state)
     }
 
     fn release(
@@ -565,7 +613,14 @@ impl Assembler {
         }
     }
 
-    fn done(&mut self, transaction: &TransactionId) {
+    /// All of a transaction is done. Only now is it among the executed ones: an open one may never be committed, and its
+    /// GTID be given out again, or its rows may have to be read again.
+    fn done(&mut self, transaction: &TransactionId, gtid: Option<&Gtid>, skipped: bool) {
+        if let (Some(gtid), Some(executed)) = (gtid, &mut self.executed)
+            && (!skipped || !executed.contains(gtid))
+        {
+            executed.add(gtid);
+        }
         let identity =
             Transaction { gtid: transaction.gtid.clone(), committed_micros: transaction.committed_micros };
         let skipping = self.skip_executed && self.flavour == Flavour::MariaDb;
@@ -576,17 +631,19 @@ impl Assembler {
     /// The rows of the transaction of [`Step::Replay`] have all been sent.
     pub fn replayed(&mut self) {
         self.transactions += 1;
-        if let Some((transaction, _)) = self.waiting.take() {
-            self.done(&transaction);
+        if let Some(Waiting { transaction, gtid, xid }) = self.waiting.take() {
+            if let Some(xid) = xid {
+                self.forget_prepared(&xid);
+            }
+            self.done(&transaction, gtid.as_ref(), false);
         }
     }
 
     /// Where the prepare of [`Step::FindPrepare`] stands; the next step.
     pub fn found(&mut self, file: String, offset: u64) -> Step {
-        match self.waiting.take() {
-            Some((transaction, _)) => {
-                self.waiting = Some((transaction.clone(), None));
-                Step::Replay(Replay { file, offset, transaction })
+        match &self.waiting {
+            Some(Waiting { transaction, .. }) => {
+                Step::Replay(Replay { file, offset, transaction: transaction.clone() })
             }
             None => Step::Continue,
         }
@@ -612,3 +669,6 @@ impl Numbers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
