@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream::{self, stream};
-use testbed::{Flavour, MySql, Nats, Port, eventually};
+use testbed::{Flavour, MySql, Nats, NatsCluster, Port, eventually};
 
 const PASSWORD: &str = "s3cret-of-mysql";
 const NATS_PASSWORD: &str = "s3cret-of-nats";
@@ -309,6 +309,8 @@ const BREAKS: &[Break] = &[
         says: &["column aggregate_id (aggregate_id): type point holds no text", "-> use a text type"], ..PLAIN },
     Break { sql: "ALTER TABLE shop.outbox ENGINE = MyISAM", repair: "ALTER TABLE shop.outbox ENGINE = InnoDB", code: OK,
         says: &["has engine MyISAM", "-> ALTER TABLE `shop`.`outbox` ENGINE = InnoDB"], ..PLAIN },
+    Break { sql: "ALTER TABLE shop.outbox ENGINE = BLACKHOLE", repair: "ALTER TABLE shop.outbox ENGINE = InnoDB", code: OK,
+        flavours: &[Flavour::MySql], says: &["table shop.outbox: fits; engine BLACKHOLE", "0 errors, 1 warning\n"], ..PLAIN },
     Break { sql: "RENAME TABLE shop.outbox TO shop.outbox2; CREATE VIEW shop.outbox AS SELECT * FROM shop.outbox2",
         repair: "DROP VIEW shop.outbox; RENAME TABLE shop.outbox2 TO shop.outbox",
         says: &["table shop.outbox: is a view", "-> name the table behind it"], ..PLAIN },
@@ -402,19 +404,78 @@ async fn a_server_without_the_log_or_with_a_filter_is_refused() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_server_id_that_another_replica_has_is_refused() -> Result<()> {
+async fn names_must_be_spelled_as_in_the_log() -> Result<()> {
+    let nats = Nats::builder().start().await?;
+    let lines =
+        "[[outbox]]\ntable = \"Shop.Outbox\"\nstream = \"ORDERS\"\nsubject = \"orders.more.{type}\"\n";
+    let folding = MySql::mariadb().option("--lower-case-table-names=1").start().await?;
+    ready(&folding, &nats).await?.with_lines(lines)?.check().await?.expect(
+        CONFIGURATION,
+        &["table Shop.Outbox: is written shop.outbox in the log", "-> write table = \"shop.outbox\""],
+    );
+    let exact = MySql::mariadb().start().await?;
+    ready(&exact, &nats).await?.as_root(&exact)?.with_lines(lines)?.check().await?.expect(
+        CONFIGURATION,
+        &["table Shop.Outbox: does not exist; there is shop.outbox, and case matters here"],
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn other_servers_of_nats_pass() -> Result<()> {
     let mysql = MySql::builder().start().await?;
     let nats = Nats::builder().start().await?;
     let bridge = ready(&mysql, &nats).await?;
-    let run = Running(
-        bridge.with(&[("source.server_id", "4711")])?.command(&["run"])?.stderr(Stdio::null()).spawn()?,
-    );
-    eventually("the bridge to register", Duration::from_secs(30), async || {
-        let outcome = bridge.with(&[("source.server_id", "4711")])?.check().await?;
-        Ok(outcome.text.contains("a bridge is registered with source.server_id = 4711 now").then_some(()))
+    for version in ["2.10", "2.12"] {
+        let old = Nats::builder().version(version).start().await?;
+        let bridge = bridge.with(&[("nats.url", &old.url())])?;
+        bridge.run(&["init", "--apply"]).await?.expect(OK, &["stream ORDERS: created"]);
+        bridge
+            .check()
+            .await?
+            .expect(OK, &["mode pipelined", "since the server is older than 2.14", "0 errors"]);
+        let fast = bridge.with(&[("publish.mode", "fast")])?;
+        fast.check().await?.expect(CONFIGURATION, &["-> upgrade nats-server to 2.14"]);
+    }
+
+    let hub = Nats::builder().jetstream_config("domain: hub").start().await?;
+    let bridge_of_hub = bridge.with(&[("nats.url", &hub.url()), ("nats.jetstream_domain", "hub")])?;
+    bridge_of_hub.run(&["init", "--apply"]).await?.expect(OK, &["stream ORDERS: created"]);
+    bridge_of_hub.check().await?.expect(OK, &["mode fast", "run creates it", "0 errors"]);
+    jetstream::with_domain(hub.client().await?, "hub")
+        .create_key_value(jetstream::kv::Config { bucket: "OUTBOX_BRIDGE".into(), ..Default::default() })
+        .await?;
+    bridge_of_hub.check().await?.expect(OK, &["holds no checkpoint", "0 errors"]);
+    let elsewhere = bridge_of_hub.with(&[("nats.jetstream_domain", "nowhere")])?;
+    elsewhere.check().await?.expect(CONFIGURATION, &["JetStream does not answer", "nats.jetstream_domain"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cluster_passes_and_keeps_nothing_of_the_check() -> Result<()> {
+    let mysql = MySql::builder().start().await?;
+    let mut cluster = NatsCluster::start(&Nats::builder(), 3).await?;
+    let first = &cluster.nodes()[0];
+    let root = Bridge::new(&mysql, first)?.as_root(&mysql)?;
+    root.run(&["init", "--apply", "--replicas", "3"]).await?.expect(OK, &["stream ORDERS: created"]);
+    let bridge = ready(&mysql, first).await?;
+    let client = jetstream::new(first.client().await?);
+    // All three have to be up to date first.
+    let limit = Duration::from_secs(30);
+    eventually("a check without a warning of the stream", limit, async || {
+        let outcome = bridge.check().await?;
+        Ok((outcome.code == OK && outcome.text.contains("0 errors, 1 warning\n")).then_some(()))
     })
     .await?;
-    drop(run);
+    bridge.check().await?.expect(OK, &["stream ORDERS: held by 3 servers", "mode fast"]);
+    let state = client.get_stream("ORDERS").await?.cached_info().state.clone();
+    ensure!(state.last_sequence == 0, "the check has stored something: {state:?}");
+    cluster.node(2)?.kill().await?;
+    eventually("a check that misses a replica", limit, async || {
+        let outcome = bridge.check().await?;
+        Ok(outcome.text.contains("warning  stream ORDERS: its replica on testbed-").then_some(()))
+    })
+    .await?;
     Ok(())
 }
 
@@ -454,7 +515,7 @@ async fn every_fault_of_the_stream_is_named_with_its_remedy() -> Result<()> {
         (
             stream::Config { max_message_size: 5000, ..fit.clone() },
             OK,
-            &["refuses messages over 5000 bytes", "may have 5000 bytes (max_msg_size of ORDERS)"],
+            &["refuses messages over 5000 bytes", "may have 5000 bytes (4.8 KiB) (max_msg_size of ORDERS)"],
         ),
     ] {
         client.delete_stream("ORDERS").await?;

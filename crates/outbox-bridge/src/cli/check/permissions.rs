@@ -96,7 +96,7 @@ pub(super) async fn publish(
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Expected-Stream", NO_STREAM);
     // Twice refused, to be sure.
-    headers.insert("Nats-Expected-Last-Sequence", u64::MAX.to_string());
+    headers.insert("Nats-Expected-Last-Sequence", i64::MAX.to_string());
     let request = Request::new().headers(headers).timeout(Some(ANSWER_TIMEOUT));
     let outcome = tokio::select! {
         biased;

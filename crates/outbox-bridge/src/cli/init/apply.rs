@@ -102,7 +102,9 @@ async fn streams(config: &Config, options: Options) -> Vec<Finding> {
     let server = probes::server(&client);
     let jetstream = nats::jetstream(&config.nats, client);
     let mut findings = Vec::new();
-    for wanted in stream::configurations(config, options.replicas) {
+    for mut wanted in stream::configurations(config, options.replicas) {
+        // Servers from 2.12 on refuse settings that they do not know.
+        wanted.allow_batch_publish &= server.fast;
         findings.extend(stream(&jetstream, config, wanted, server, options.update_stream).await);
     }
     findings

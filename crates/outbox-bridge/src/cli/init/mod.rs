@@ -73,7 +73,8 @@ fn text(config: &Config, options: Options) -> String {
             "-- The outbox tables, for whoever owns the schema.\n\n{}\n\
              -- The bridge's user, for an administrator. Put the password from source.password_file in place.\n\n{}\n\
              -- The streams, for `nats stream add --config FILE`, one object a file. They belong to the bridge:\n\
-             -- nobody else may write to them. Choose replicas and limits to suit you.\n\n{}",
+             -- nobody else may write to them. Choose replicas and limits to suit you. For servers before 2.14 take\n\
+             -- allow_batched out, which they do not know.\n\n{}",
             sql::tables(config),
             sql::grants(config, dialect),
             stream::json(config, replicas)

@@ -10,7 +10,7 @@ use crate::config::Config;
 ///   the bridge resumes from it.
 /// - When a limit is reached, new messages are refused rather than old ones dropped: the bridge then waits, and the
 ///   binary log keeps what is to come.
-/// - `allow_batch_publish` for the fast mode; servers before 2.14 ignore it.
+/// - `allow_batch_publish` for the fast mode. Servers before 2.14 do not know it, and 2.12 refuses what it does not know.
 pub(super) fn configurations(config: &Config, replicas: u8) -> Vec<StreamConfig> {
     let mut streams: Vec<StreamConfig> = Vec::new();
     for outbox in &config.outboxes {
