@@ -536,7 +536,7 @@ fn normalised(kind: Kind, ours: &str, theirs: &MySqlValue) -> Result<(String, St
             // The log has no zeros at the end of a `BINARY`.
             let trimmed = |text: &str| {
                 let mut text = text.to_owned();
-                while text.ends_with("00") && text.len() % 2 == 0 {
+                while text.ends_with("00") && text.len().is_multiple_of(2) {
                     text.truncate(text.len() - 2);
                 }
                 text

@@ -1,6 +1,9 @@
 //! The one entry for everything that is done with this repository; see `cargo xtask --help`.
 
+mod check;
+mod demo;
 mod servers;
+mod stage;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -14,13 +17,30 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Check format, lints, documentation, and licences where cargo-deny is installed
+    Check,
+    /// Watch committed orders of a real MySQL arrive in a real NATS stream, until Ctrl-C
+    Demo(demo::Options),
     /// Get the servers that tests and demo run against, and print where they are
     Servers,
+    /// Run everything that must hold before a change is merged: checks, then all tests against real servers
+    Test,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<()> {
-    match Arguments::parse().task {
+fn main() -> Result<()> {
+    let task = Arguments::parse().task;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(run(task));
+    // A download that was interrupted is not waited for.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Check => check::check(),
+        Task::Demo(options) => Box::pin(demo::run(options)).await,
         Task::Servers => servers::run().await,
+        Task::Test => check::test().await,
     }
 }

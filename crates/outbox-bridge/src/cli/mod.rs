@@ -35,7 +35,7 @@ The smallest configuration that works (everything else has a default):
 
 Save it as bridge.toml, then:
 
-    outbox-bridge init --config bridge.toml     shows the table, the grants and the stream to create
+    outbox-bridge init --config bridge.toml     shows the table, the grants and the stream to create (--apply: creates them)
     outbox-bridge check --config bridge.toml    says what is missing or wrong
     outbox-bridge run --config bridge.toml      runs the bridge until SIGTERM";
 
@@ -65,7 +65,7 @@ enum Command {
     Run(ConfigArgument),
     /// Reports everything that would keep the bridge from running, with remedies
     Check(ConfigArgument),
-    /// Prints the outbox tables, grants and streams that the configuration needs
+    /// Prints, or creates, the outbox tables and streams that the configuration needs
     Init {
         #[command(flatten)]
         config: ConfigArgument,
@@ -100,7 +100,7 @@ fn execute(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Run(argument) => with_config(&argument.config, run::execute),
         Command::Check(argument) => with_config(&argument.config, |config| check::execute(&config)),
         Command::Init { config, options } => {
-            with_config(&config.config, |config| print_out(&init::text(&config, options)))
+            with_config(&config.config, |config| init::execute(&config, options))
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Questions to a server about its log and tables, and places in the log that have to be looked for.
 
 use super::{
-    connection::{Connection, ConnectionError, ConnectionErrorKind, DumpRequest, Flavour, quote_string},
+    connection::{Connection, ConnectionError, ConnectionErrorKind, DumpRequest, Flavour, Row, quote_string},
     event::{Event, EventError, PayloadReader, TransactionPayload},
     gtid::GtidSet,
     log::LogOptions,
@@ -55,12 +55,11 @@ pub(super) fn second_server_id(server_id: u32) -> u32 {
     (server_id ^ 0x4000_0000).max(1)
 }
 
-/// Where the log ends; `None` if the server writes none.
-pub(crate) async fn log_end(connection: &mut Connection) -> Result<Option<LogEnd>, ConnectionError> {
+/// The row of the log's status; `None` if the server writes none.
+pub(crate) async fn log_status(connection: &mut Connection) -> Result<Option<Row>, ConnectionError> {
     const UNKNOWN_STATEMENT: u16 = 1064;
-    let flavour = connection.server().flavour;
     // The name of the statement changed in MySQL 8.2; the old one is gone since 8.4.
-    let rows = match flavour {
+    let rows = match connection.server().flavour {
         Flavour::MariaDb => connection.query("SHOW MASTER STATUS").await?,
         Flavour::MySql => match connection.query("SHOW BINARY LOG STATUS").await {
             Err(error) if error.kind() == (ConnectionErrorKind::Server { code: UNKNOWN_STATEMENT }) => {
@@ -69,7 +68,13 @@ pub(crate) async fn log_end(connection: &mut Connection) -> Result<Option<LogEnd
             rows => rows?,
         },
     };
-    let Some(row) = rows.first() else { return Ok(None) };
+    Ok(rows.into_iter().next())
+}
+
+/// Where the log ends; `None` if the server writes none.
+pub(crate) async fn log_end(connection: &mut Connection) -> Result<Option<LogEnd>, ConnectionError> {
+    let flavour = connection.server().flavour;
+    let Some(row) = log_status(connection).await? else { return Ok(None) };
     let file = row.get("File").unwrap_or_default().to_owned();
     let offset: u64 = row.get("Position").and_then(|position| position.parse().ok()).unwrap_or(4);
     let executed = match flavour {

@@ -66,11 +66,24 @@ pub enum LogError {
     NoLog,
     /// The position is gone.
     #[error(
-        "the server has purged its log from {at} on, which this bridge still has to read: bring the log back from a backup or \
+        "the server has purged its log from {at} on (or its logs were reset), which this bridge still has to read: bring the log back from a backup or \
          a replica, or publish what is missing from the outbox table itself; to go on without it, delete the checkpoint and set \
          source.start"
     )]
     Purged {
+        /// The place.
+        at: String,
+        /// The server's words.
+        source: ConnectionError,
+    },
+    /// The position is past the end, or in the midst of an event.
+    #[error(
+        "the server's log has nothing that begins at {at}, up to which this bridge has read: this is another server, or its \
+         logs were reset, or it lost what it had not synced when it lost power (sync_binlog other than 1). Point source.url to \
+         the server that was read before; or, if its log is gone for good, give this bridge a new `name` and a new stream, or \
+         delete the checkpoint and set source.start"
+    )]
+    NothingThere {
         /// The place.
         at: String,
         /// The server's words.
@@ -205,6 +218,11 @@ impl LogSource {
         };
         match step {
             Step::Continue | Step::FindPrepare { .. } => {}
+            Step::Payload(_) if open.payload.is_some() => {
+                return Err(
+                    EventError::new("a compressed transaction", "it stands within another one").into()
+                );
+            }
             Step::Payload(payload) => {
                 open.payload = Some(PayloadReader::new(payload, self.options.event_bytes_max)?)
             }
@@ -343,15 +361,15 @@ impl Source for LogSource {
     }
 }
 
+/// Tells what it means that the server cannot read its log from `at` on.
 fn purged(error: LogError, at: &str) -> LogError {
+    let at = at.to_owned();
     match error {
-        LogError::Connection(source)
-            if matches!(
-                source.kind(),
-                ConnectionErrorKind::PositionPurged | ConnectionErrorKind::ImpossiblePosition
-            ) =>
-        {
-            LogError::Purged { at: at.to_owned(), source }
+        LogError::Connection(source) if source.kind() == ConnectionErrorKind::PositionPurged => {
+            LogError::Purged { at, source }
+        }
+        LogError::Connection(source) if source.kind() == ConnectionErrorKind::ImpossiblePosition => {
+            LogError::NothingThere { at, source }
         }
         error => error,
     }

@@ -30,6 +30,10 @@ pub enum TransactionError {
         /// Why.
         source: RouteError,
     },
+    /// A statement about an XA transaction that cannot be read.
+    #[error("the log has a statement about an XA transaction at {at} whose name cannot be read")]
+    #[expect(missing_docs, reason = "the field is what the message says")]
+    Unreadable { at: String },
     /// A group that has no end.
     #[error(
         "the transaction at {at} has no end in the log; a part of the log is missing or could not be read"

@@ -470,9 +470,12 @@ impl Assembler {
                 if let Some(table) = self.rows.written_by(query).filter(|_| !skip) {
                     return Err(TransactionError::Statement { at: self.at(), table: table.to_string() });
                 }
-                if self.refuse_foreign_statements && !skip && !query.is_generated() {
+                if self.refuse_foreign_statements && !skip {
                     return Err(TransactionError::ForeignStatement { at: self.at() });
                 }
+            }
+            Statement::Unreadable => {
+                return Err(TransactionError::Unreadable { at: self.at() });
             }
             Statement::Savepoint | Statement::XaEnd | Statement::XaPrepare | Statement::Other => {
                 if !group.begun {

@@ -3,8 +3,12 @@
 //! A probe asks a server and hands what it learnt to pure functions that judge it. A probe that fails is a finding, and
 //! the others go on, so that one run shows all there is to do.
 
-mod nats;
-mod stream;
+pub(super) mod nats;
+pub(super) mod permissions;
+mod progress;
+pub(super) mod source;
+pub(super) mod stream;
+mod together;
 
 use std::fmt;
 
@@ -66,6 +70,11 @@ impl fmt::Display for Finding {
 }
 
 pub(super) fn execute(config: &Config) -> Exit {
+    report_findings(Box::pin(probe(config)))
+}
+
+/// Prints what `findings` finds; the worst decides the exit code.
+pub(super) fn report_findings(findings: impl Future<Output = Vec<Finding>>) -> Exit {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -73,18 +82,23 @@ pub(super) fn execute(config: &Config) -> Exit {
             return Exit::Internal;
         }
     };
-    let mut findings = vec![source()];
-    findings.extend(runtime.block_on(Box::pin(nats::probe(config))));
+    let findings = runtime.block_on(findings);
     match print_out(&render(&findings)) {
         Exit::Success => exit(&findings),
         failure => failure,
     }
 }
 
-/// The place of the source's probes: until they are here, nobody may take the silence for a yes.
-fn source() -> Finding {
-    let remedy = "see that it has row format, a user with the grants of outbox-bridge init, and the tables";
-    Finding::new(Severity::Warning, "source", "is not checked yet", remedy)
+/// Asks both sides, whatever the other says.
+async fn probe(config: &Config) -> Vec<Finding> {
+    let (mut source, mut target) =
+        tokio::join!(Box::pin(source::probe(config)), Box::pin(nats::probe(config)));
+    let together = together::assess(config, &source, &target);
+    let mut findings = std::mem::take(&mut source.findings);
+    findings.append(&mut target.findings);
+    findings.append(&mut target.progress.findings);
+    findings.extend(together);
+    findings
 }
 
 fn exit(findings: &[Finding]) -> Exit {

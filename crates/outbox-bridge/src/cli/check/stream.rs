@@ -9,15 +9,15 @@ use crate::config::{Outbox, Publish, PublishMode};
 
 /// What matters of the server.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Server {
+pub(in crate::cli) struct Server {
     /// Whether it has fast-ingest batches.
-    pub(super) fast: bool,
+    pub(in crate::cli) fast: bool,
     /// The largest message, in bytes, headers included.
-    pub(super) max_payload: usize,
+    pub(in crate::cli) max_payload: usize,
 }
 
 /// Judges `stream` as the target of `outboxes`.
-pub(super) fn assess(
+pub(in crate::cli) fn assess(
     stream: &StreamConfig,
     outboxes: &[&Outbox],
     publish: &Publish,
@@ -81,7 +81,7 @@ fn refusals(stream: &StreamConfig) -> Vec<(String, String)> {
 fn uncovered(stream: &StreamConfig, outboxes: &[&Outbox]) -> Vec<Finding> {
     let missing = outboxes.iter().filter_map(|outbox| {
         let filter = outbox.subject.subject_filter();
-        if stream.subjects.iter().any(|subject| covers(subject, &filter)) {
+        if is_covered(stream, &filter) {
             return None;
         }
         Some(Finding::new(
@@ -162,8 +162,13 @@ fn mode(stream: &StreamConfig, publish: &Publish, server: Server) -> Finding {
     }
 }
 
+/// Whether the stream listens to everything that `filter` matches.
+pub(in crate::cli) fn is_covered(stream: &StreamConfig, filter: &str) -> bool {
+    stream.subjects.iter().any(|subject| covers(subject, filter))
+}
+
 /// Whether `subject`, of a stream, matches everything that `filter` (of a template: no `>`) matches.
-fn covers(subject: &str, filter: &str) -> bool {
+pub(in crate::cli) fn covers(subject: &str, filter: &str) -> bool {
     let mut filter = filter.split('.');
     for token in subject.split('.') {
         match (token, filter.next()) {
@@ -181,8 +186,8 @@ fn covers(subject: &str, filter: &str) -> bool {
 mod tests {
     use async_nats::jetstream::stream::{Source, SubjectTransform};
 
-    use super::super::super::init::tests::config;
     use super::*;
+    use crate::cli::init::tests::config;
 
     const SERVER: Server = Server { fast: true, max_payload: 1 << 20 };
 

@@ -1,11 +1,14 @@
-//! `outbox-bridge init`: the tables, grants and streams that a configuration needs, as text.
+//! `outbox-bridge init`: the tables, grants and streams that a configuration needs, as text or made.
 
+mod apply;
 mod sql;
 mod stream;
 
 use clap::ValueEnum;
 
+use super::{check, print_out};
 use crate::config::Config;
+use crate::exit::Exit;
 
 /// What to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -32,8 +35,18 @@ pub(super) enum Dialect {
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub(super) struct Options {
     /// Print only this part
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, conflicts_with = "apply")]
     print: Option<Part>,
+    /// Create the tables and streams that do not exist, instead of printing them
+    ///
+    /// The tables are created by the user in source.url. To have another create them, set OUTBOX_BRIDGE__SOURCE__URL and
+    /// OUTBOX_BRIDGE__SOURCE__PASSWORD_FILE for this one run. What exists is compared and left as it is; users and grants
+    /// are only ever printed.
+    #[arg(long)]
+    apply: bool,
+    /// With --apply: let streams that exist take the missing subjects and fast-ingest batches
+    #[arg(long, requires = "apply")]
+    update_stream: bool,
     /// The SQL dialect to write
     #[arg(long, value_enum, default_value_t)]
     dialect: Dialect,
@@ -42,9 +55,16 @@ pub(super) struct Options {
     replicas: u8,
 }
 
+pub(super) fn execute(config: &Config, options: Options) -> Exit {
+    if !options.apply {
+        return print_out(&text(config, options));
+    }
+    check::report_findings(Box::pin(apply::apply(config, options)))
+}
+
 /// What `options` asks for: one part, or all, each introduced by a comment.
-pub(super) fn text(config: &Config, options: Options) -> String {
-    let Options { print, dialect, replicas } = options;
+fn text(config: &Config, options: Options) -> String {
+    let Options { print, dialect, replicas, .. } = options;
     match print {
         Some(Part::Table) => sql::tables(config),
         Some(Part::Grants) => sql::grants(config, dialect),

@@ -11,7 +11,7 @@ pub(super) fn tables(config: &Config) -> String {
     statements.join("\n")
 }
 
-fn table(outbox: &Outbox) -> String {
+pub(super) fn table(outbox: &Outbox) -> String {
     let columns = columns(&outbox.columns);
     let mut definitions: Vec<(String, String)> = Vec::new();
     let own = |name: &str| columns.iter().all(|(column, _)| !column.eq_ignore_ascii_case(name));

@@ -136,10 +136,16 @@ fn kind_of(code: u16, text: &str) -> ConnectionErrorKind {
         FATAL_READING_LOG if says("could not find first log") || says("purged") => {
             ConnectionErrorKind::PositionPurged
         }
-        FATAL_READING_LOG if says("impossible position") || says("> file size") => {
+        // What stands in the midst of an event looks like a truncated or a bogus one to the server.
+        FATAL_READING_LOG
+            if ["impossible position", "> file size", "truncated in the middle", "bogus data in log"]
+                .iter()
+                .any(|needle| says(needle)) =>
+        {
             ConnectionErrorKind::ImpossiblePosition
         }
         FATAL_READING_LOG if says("same server_uuid/server_id") => ConnectionErrorKind::Replaced,
+        4052 => ConnectionErrorKind::Replaced, // MariaDB's own code for it
         1251 | 1275 | 1524 => ConnectionErrorKind::Authentication,
         code if is_denial(code) => ConnectionErrorKind::AccessDenied,
         code => ConnectionErrorKind::Server { code },
@@ -286,7 +292,14 @@ mod tests {
                 Kind::Replaced,
                 Recovery::RetryBounded,
             ),
-            (1236, "#HY000bogus data in log event", Kind::Server { code: 1236 }, Recovery::Stop),
+            (1236, "#HY000bogus data in log event", Kind::ImpossiblePosition, Recovery::Stop),
+            (1236, "#HY000memory allocation failed", Kind::Server { code: 1236 }, Recovery::Stop),
+            (
+                4052,
+                "#HY000A slave with the same server_uuid/server_id is already connected",
+                Kind::Replaced,
+                Recovery::RetryBounded,
+            ),
             (1251, "#08004Client does not support", Kind::Authentication, Recovery::Stop),
         ];
         for (code, text, kind, recovery) in cases {

@@ -54,7 +54,7 @@ impl Connection {
     ///
     /// Any kind but those of a dump; the message names the server's address where that is what failed.
     pub async fn connect(options: &ConnectOptions) -> Result<Self, ConnectionError> {
-        options.tls.validate()?;
+        options.validate()?;
         let connecting = Box::pin(Self::log_in(options));
         let Ok(connected) = tokio::time::timeout(options.connect_timeout, connecting).await else {
             return Err(ConnectionError::new(

@@ -44,6 +44,21 @@ impl ConnectOptions {
         }
     }
 
+    /// Refuses what could not be sent or would silently not be done.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionErrorKind::Options`], naming the options and the remedy.
+    pub fn validate(&self) -> Result<(), ConnectionError> {
+        if self.user.contains('\0') {
+            return Err(ConnectionError::new(
+                ConnectionErrorKind::Options,
+                "the user's name has a zero byte in it, which no server takes",
+            ));
+        }
+        self.tls.validate()
+    }
+
     /// The server's place, for messages.
     pub(super) fn address(&self) -> String {
         match &self.socket {

@@ -2,6 +2,7 @@
 //!
 //! It never interprets a payload, and it never allocates for bytes that have not arrived.
 
+use std::fmt;
 use std::io;
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -20,8 +21,10 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// A read is given at least this much room.
 const READ_BYTES_MIN: usize = 64 * 1024;
 
+/// The first byte of an error's payload.
+const ERROR: u8 = 0xFF;
+
 /// Payloads over a byte stream.
-#[derive(Debug)]
 pub(super) struct Channel<S> {
     stream: S,
     buffer: BytesMut,
@@ -39,6 +42,18 @@ struct OpenPacket {
     missing: usize,
     /// Whether the payload ends with this packet.
     last: bool,
+}
+
+impl<S: fmt::Debug> fmt::Debug for Channel<S> {
+    /// Without what was received: it may hold rows.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Channel")
+            .field("stream", &self.stream)
+            .field("buffered_bytes", &self.buffer.len())
+            .field("sequence", &self.sequence)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<S> Channel<S> {
@@ -105,10 +120,17 @@ impl<S> Channel<S> {
         let Some(&[a, b, c, sequence]) = self.buffer.first_chunk() else { return Ok(false) };
         let missing = u32::from_le_bytes([a, b, c, 0]) as usize;
         if sequence != self.sequence {
-            return Err(ConnectionError::protocol(format!(
-                "packet number {sequence} arrived where number {} was due",
-                self.sequence
-            )));
+            // A server that ends an idle or killed session says why outside of any exchange, with a number of its own.
+            match self.buffer.get(4) {
+                None if missing > 0 => return Ok(false),
+                Some(&ERROR) if self.assembly.is_empty() => {}
+                _ => {
+                    return Err(ConnectionError::protocol(format!(
+                        "packet number {sequence} arrived where number {} was due",
+                        self.sequence
+                    )));
+                }
+            }
         }
         if self.assembly.len().saturating_add(missing) > self.payload_bytes_max {
             return Err(ConnectionError::new(
@@ -119,7 +141,7 @@ impl<S> Channel<S> {
                 ),
             ));
         }
-        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence = sequence.wrapping_add(1);
         self.buffer.advance(4);
         self.open = Some(OpenPacket { missing, last: missing < PACKET_BYTES_MAX });
         Ok(true)
@@ -225,6 +247,20 @@ pub(super) mod tests {
         let mut channel = Channel::new(&[0xFE, 0xFF, 0xFF, 0, 1, 2, 3][..], 1 << 30);
         assert_eq!(channel.read().await.expect_err("cut").kind(), ConnectionErrorKind::Io);
         assert!(channel.buffer.capacity() + channel.assembly.capacity() <= 2 * BUFFER_BYTES);
+    }
+
+    #[tokio::test]
+    async fn only_an_error_may_come_out_of_order() {
+        let error = b"\xFF\xBF\x0F#HY000idle";
+        assert_eq!(
+            Channel::new(packet(9, error).as_slice(), 100).read().await.expect("read").as_ref(),
+            error
+        );
+        for payload in [&b"row"[..], b""] {
+            let wire = packet(9, payload);
+            let refused = Channel::new(wire.as_slice(), 100).read().await.expect_err("refused");
+            assert_eq!(refused.kind(), ConnectionErrorKind::Protocol);
+        }
     }
 
     #[test]

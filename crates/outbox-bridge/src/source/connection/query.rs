@@ -2,6 +2,7 @@
 //!
 //! Source: <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_com_query_response_text_resultset.html>
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,8 +20,8 @@ const COLUMNS_MAX: u64 = 4096;
 
 const COM_QUERY: u8 = 0x03;
 
-/// A row of a result.
-#[derive(Debug, Clone)]
+/// A row of a result. `Debug` shows the columns' names and no values.
+#[derive(Clone)]
 pub struct Row {
     names: Arc<[String]>,
     values: Vec<Option<Bytes>>,
@@ -65,6 +66,12 @@ impl Row {
             });
         }
         cursor.is_empty().then(|| Self { names: Arc::clone(names), values })
+    }
+}
+
+impl fmt::Debug for Row {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Row").field("names", &self.names).finish_non_exhaustive()
     }
 }
 

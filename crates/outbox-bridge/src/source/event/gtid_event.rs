@@ -3,6 +3,11 @@
 use super::{EventError, Reader};
 use crate::source::{RawEvent, gtid::Gtid};
 
+/// 0 says that a time is not known.
+fn known(micros: u64) -> Option<u64> {
+    (micros != 0).then_some(micros)
+}
+
 /// A transaction begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GtidEvent {
@@ -32,8 +37,8 @@ impl GtidEvent {
         if reader.rest().len() >= 24 && reader.u8()? == LOGICAL_TIMESTAMPS {
             reader.take(16)?;
             let immediate = reader.uint(7)?;
-            commit_time_micros =
-                Some(if immediate & HAS_ORIGINAL == 0 { immediate } else { reader.uint(7)? });
+            let original = if immediate & HAS_ORIGINAL == 0 { 0 } else { reader.uint(7)? };
+            commit_time_micros = known(original).or(known(immediate & !HAS_ORIGINAL));
         }
         Ok(Self { gtid, commit_time_micros, standalone: false })
     }
@@ -88,7 +93,7 @@ impl GtidEvent {
         let uuid = uuid.ok_or_else(|| reader.fail("it has no UUID"))?;
         Ok(Self {
             gtid: Some(Gtid::MySql { uuid, tag, sequence }),
-            commit_time_micros: original.or(immediate),
+            commit_time_micros: original.and_then(known).or(immediate.and_then(known)),
             standalone: false,
         })
     }

@@ -17,7 +17,7 @@ pub use self::{
     payload::{PayloadReader, TransactionPayload},
     statement::{QueryEvent, Statement, Xid},
 };
-use super::{RawEvent, connection::Flavour};
+use super::{HEADER_SIZE, RawEvent, connection::Flavour};
 use crate::decode::{RowsKind, event_type};
 
 /// Type codes of events.
@@ -55,6 +55,13 @@ pub mod code {
     pub const MARIADB_GTID_LIST: u8 = 163;
     /// MariaDB's `QUERY_COMPRESSED_EVENT`.
     pub const MARIADB_QUERY_COMPRESSED: u8 = 165;
+
+    /// Events that decide nothing: `STOP`, `INTVAR`, `RAND`, `USER_VAR`, `BEGIN_LOAD_QUERY` (the statement follows),
+    /// `HEARTBEAT`, `IGNORABLE`, `ROWS_QUERY`, group replication's `TRANSACTION_CONTEXT` and `VIEW_CHANGE`,
+    /// `HEARTBEAT` version 2; MariaDB's `ANNOTATE_ROWS`, `BINLOG_CHECKPOINT` and `START_ENCRYPTION`.
+    pub(super) const HARMLESS: [u8; 14] = [3, 5, 13, 14, 17, 27, 28, 29, 36, 37, 41, 160, 161, 164];
+    /// `LOG_EVENT_IGNORABLE_F`: who does not know the event may pass over it.
+    pub(super) const IGNORABLE: u16 = 0x80;
 }
 
 /// An event that cannot be read.
@@ -148,10 +155,7 @@ impl Event {
                 let gtrid = reader.take(gtrid)?.to_vec();
                 let bqual = reader.length(u64::from(bqual))?;
                 let bqual = reader.take(bqual)?.to_vec();
-                Self::XaPrepare {
-                    xid: Xid { gtrid, bqual, format: i64::from(format.cast_signed()) },
-                    one_phase,
-                }
+                Self::XaPrepare { xid: Xid { gtrid, bqual, format }, one_phase }
             }
             code::ROTATE => {
                 let mut reader = Reader::new("a rotate event", body);
@@ -160,7 +164,16 @@ impl Event {
                     .map_err(|_| reader.fail("the file's name is not UTF-8"))?;
                 Self::Rotate { file: file.to_owned(), offset }
             }
-            code::FORMAT_DESCRIPTION => Self::FormatDescription,
+            code::FORMAT_DESCRIPTION => {
+                // Version, server version, creation time, and then the length of event headers.
+                let mut reader = Reader::new("a format description event", body);
+                let version = reader.u16()?;
+                reader.take(50 + 4)?;
+                if version != 4 || usize::from(reader.u8()?) != HEADER_SIZE {
+                    return Err(reader.fail("the log has another format than version 4"));
+                }
+                Self::FormatDescription
+            }
             code::PREVIOUS_GTIDS => Self::PreviousGtids(body.clone()),
             code::INCIDENT => {
                 let mut reader = Reader::new("an incident event", body);
@@ -169,7 +182,8 @@ impl Event {
                 let text = reader.take(usize::from(length).min(reader.rest().len()))?;
                 Self::Incident { message: format!("number {number}: {}", String::from_utf8_lossy(text)) }
             }
-            _ => Self::Other,
+            code if code::HARMLESS.contains(&code) || raw.header.flags & code::IGNORABLE != 0 => Self::Other,
+            _ => return Err(EventError::new("an event", "its type is one that this bridge does not know")),
         })
     }
 }

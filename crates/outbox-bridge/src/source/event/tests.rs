@@ -34,6 +34,8 @@ fn statements_are_told_apart() {
             Statement::XaCommit { xid: xid(b"ab", b"", 1), one_phase: true },
         ),
         ("XA ROLLBACK 'ab'", Statement::XaRollback(xid(b"ab", b"", 1))),
+        ("XA COMMIT X'61',X'',4294967297", Statement::XaCommit { xid: xid(b"a", b"", 1), one_phase: false }),
+        ("XA COMMIT ?", Statement::Unreadable),
         ("insert into t values (1)", Statement::Dml),
         ("/*!50003 CREATE*/ TRIGGER x", Statement::Ddl),
         ("# comment\nALTER TABLE t ADD c INT", Statement::Ddl),
@@ -170,5 +172,83 @@ proptest! {
         let query = QueryEvent { schema: Bytes::new(), text: text.into() };
         drop(query.statement());
         std::hint::black_box(query.names_table("shop", "outbox"));
+    }
+}
+
+/// The events that real servers wrote, by name.
+fn recorded(text: &str) -> Vec<(String, RawEvent)> {
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let events = lines.map(|line| {
+        let mut fields = line.split(' ');
+        let name = fields.next().unwrap().to_owned();
+        let hex = fields.nth(1).unwrap();
+        let bytes: Vec<u8> = (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(hex.get(at..at + 2).unwrap(), 16).unwrap())
+            .collect();
+        let header = EventHeader::parse(&bytes).unwrap();
+        (name, RawEvent { header, body: bytes[HEADER..bytes.len() - 4].to_vec().into() })
+    });
+    events.collect()
+}
+
+const MYSQL: &str = include_str!("testdata/mysql-9.7.txt");
+const MARIADB: &str = include_str!("testdata/mariadb-10.11.txt");
+
+#[test]
+fn recorded_events_are_read() {
+    for (text, flavour) in [(MYSQL, Flavour::MySql), (MARIADB, Flavour::MariaDb)] {
+        for (name, raw) in recorded(text) {
+            let event = Event::parse(&raw, flavour).unwrap_or_else(|error| panic!("{name}: {error}"));
+            match (&*name, event) {
+                ("gtid_tagged", Event::Gtid(event)) => {
+                    let gtid = event.gtid.unwrap().to_string();
+                    assert!(gtid.ends_with(":orders:1"), "{gtid}");
+                    assert!(event.commit_time_micros.is_some());
+                }
+                ("gtid_original_time_unknown", Event::Gtid(event)) => {
+                    assert!(event.commit_time_micros > Some(0))
+                }
+                ("gtid_standalone_ddl", Event::Gtid(event)) => assert!(event.standalone),
+                (name, Event::Gtid(event)) if name.starts_with("gtid") => {
+                    assert!(event.gtid.is_some(), "{name}")
+                }
+                ("previous_gtids_tagged", Event::PreviousGtids(body)) => {
+                    let set = crate::source::gtid::GtidSet::from_previous_gtids(&body).unwrap().to_string();
+                    assert!(set.contains(":orders:1"), "{set}");
+                }
+                ("begin", Event::Query(query)) => assert_eq!(query.statement(), Statement::Begin),
+                ("xa_commit", Event::Query(query)) => {
+                    assert!(matches!(query.statement(), Statement::XaCommit { one_phase: false, .. }));
+                }
+                ("xa_commit_one_phase", Event::XaPrepare { one_phase, .. }) => assert!(one_phase),
+                ("payload", Event::TransactionPayload(payload)) => {
+                    let mut reader = PayloadReader::new(payload, 1 << 20).unwrap();
+                    let mut last = None;
+                    while let Some(inner) = reader.next_event().unwrap() {
+                        last = Some(Event::parse(&inner, flavour).unwrap());
+                    }
+                    assert!(matches!(last, Some(Event::Xid)), "{last:?}");
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn a_prepare_and_its_commit_have_the_same_name() {
+    let events = recorded(MYSQL);
+    let find = |name: String| {
+        let (_, raw) = events.iter().find(|(known, _)| *known == name).unwrap();
+        Event::parse(raw, Flavour::MySql).unwrap()
+    };
+    for format in ["2147483648", "4294967297"] {
+        let Event::XaPrepare { xid: prepared, .. } = find(format!("xa_prepare_format_{format}")) else {
+            panic!()
+        };
+        let Event::Query(query) = find(format!("xa_commit_format_{format}")) else { panic!() };
+        let Statement::XaCommit { xid: committed, .. } = query.statement() else { panic!() };
+        assert_eq!(prepared, committed);
     }
 }

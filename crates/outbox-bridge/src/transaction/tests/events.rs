@@ -135,7 +135,11 @@ impl Log {
     }
 
     fn file_head(&mut self) {
-        self.event(code::FORMAT_DESCRIPTION, [4, 0]);
+        // Version 4, 50 bytes of server version, 4 of time, the header's length.
+        let mut body = vec![0; 56];
+        body[0] = 4;
+        body.push(19);
+        self.event(code::FORMAT_DESCRIPTION, body);
         match self.flavour {
             Flavour::MySql if self.sequence == 0 => self.event(code::PREVIOUS_GTIDS, [0; 8]),
             Flavour::MySql => {

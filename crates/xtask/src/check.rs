@@ -1,0 +1,59 @@
+//! `cargo xtask check`: what needs no servers. `cargo xtask test`: that, and every test.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::Result;
+
+use crate::demo::{self, Options, build};
+use crate::stage::{Stages, cargo};
+
+const FORMAT: &[&str] = &["fmt", "--all", "--check"];
+
+/// Format, lints, documentation, and dependencies' licences where cargo-deny is installed.
+pub(crate) fn check() -> Result<()> {
+    let mut stages = Stages::new();
+    stages.cargo("format", FORMAT)?;
+    lint(&mut stages)?;
+    if has_deny() {
+        stages.cargo("deny", &["deny", "check", "licenses", "bans", "sources"])?;
+    } else {
+        eprintln!(
+            "\nlicences were not checked: cargo-deny is not installed (`cargo install --locked cargo-deny`)"
+        );
+    }
+    stages.summary();
+    Ok(())
+}
+
+/// Everything that must hold before a change is merged.
+pub(crate) async fn test() -> Result<()> {
+    let mut stages = Stages::new();
+    stages.cargo("format", FORMAT)?;
+    // First, so that what cannot be got is said before minutes of compiling.
+    stages.work("servers", crate::servers::run()).await?;
+    lint(&mut stages)?;
+    // The end-to-end tests start the bridge's own binary. All targets at once, since then the tests use what is built
+    // here: a build of one package alone would choose other features of its dependencies and compile them again.
+    let mut bridge = PathBuf::new();
+    let all = ["--workspace", "--all-targets"];
+    stages.work("build", async { build(&all).await.map(|program| bridge = program) }).await?;
+    stages.work("demo, MySQL", Box::pin(demo::run(Options::rehearsal(false, bridge.clone())))).await?;
+    stages.work("demo, MariaDB", Box::pin(demo::run(Options::rehearsal(true, bridge)))).await?;
+    stages.cargo("tests", &["test", "--workspace"])?;
+    stages.summary();
+    Ok(())
+}
+
+fn lint(stages: &mut Stages) -> Result<()> {
+    stages.cargo("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    let mut documentation = cargo();
+    documentation.env("RUSTDOCFLAGS", "-D warnings").args(["doc", "--workspace", "--no-deps"]);
+    stages.command("documentation", &mut documentation)
+}
+
+fn has_deny() -> bool {
+    let mut command: Command = cargo();
+    command.args(["deny", "--version"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}

@@ -1,0 +1,140 @@
+//! Servers, schema, user, stream and configuration: the same steps as on one's own servers.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use async_nats::jetstream::{self, stream};
+use mysql_async::prelude::Queryable as _;
+use testbed::{Flavour, MySql, Nats, Port};
+use uuid::Uuid;
+
+use super::orders;
+use super::verdict::{Event, digest};
+
+/// The outbox table.
+pub(super) const TABLE: &str = "shop.outbox";
+const STREAM: &str = "ORDERS";
+const USER: &str = "bridge";
+/// Who owns the schema, and creates the outbox table.
+const OWNER: &str = "shop";
+
+/// Everything that the bridge needs; it ends with this value.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) mysql: MySql,
+    nats: Nats,
+    jetstream: jetstream::Context,
+    pub(super) admin: Port,
+    pub(super) folder: tempfile::TempDir,
+}
+
+impl World {
+    /// Starts the servers and sets up what the bridge asks for, by its own word.
+    pub(super) async fn start(flavour: Flavour, program: &Path) -> Result<Self> {
+        say("starting the servers");
+        let mysql = MySql::builder_of(flavour).start().await?;
+        let nats = Nats::builder().start().await?;
+        say(&format!("{flavour} {} on port {}", mysql.version(), mysql.port()));
+        say(&format!("nats-server {} on port {}", nats.version(), nats.port()));
+        let jetstream = jetstream::new(nats.client().await?);
+        let folder = tempfile::Builder::new().prefix("outbox-bridge-demo-").tempdir()?;
+        let world = Self { mysql, nats, jetstream, admin: Port::reserve()?, folder };
+        world.set_up(program).await?;
+        Ok(world)
+    }
+
+    async fn set_up(&self, program: &Path) -> Result<()> {
+        let password = Uuid::new_v4().to_string();
+        std::fs::write(self.folder.path().join("mysql-password"), &password)?;
+        std::fs::write(self.configuration(), self.configuration_text())?;
+        say(&format!("configuration {}:\n\n{}", self.configuration().display(), self.configuration_text()));
+
+        let dialect = match self.mysql.flavour() {
+            Flavour::MySql => "mysql",
+            Flavour::MariaDb => "mariadb",
+        };
+        self.mysql.exec("CREATE DATABASE shop CHARACTER SET utf8mb4").await?;
+        self.mysql.exec(orders::TABLE).await?;
+        self.mysql.create_user(OWNER, &password, "ALL ON shop.*").await?;
+        let owner = [("OUTBOX_BRIDGE__SOURCE__URL", self.mysql.url(OWNER))];
+        self.bridge(program, &["init", "--apply", "--dialect", dialect], &owner)?;
+        let grants = self.bridge(program, &["init", "--print", "grants", "--dialect", dialect], &[])?;
+        self.mysql.exec(&grants.replace("<password>", &password)).await?;
+
+        let findings = self.bridge(program, &["check"], &[])?;
+        findings.lines().filter(|line| !line.is_empty()).for_each(|line| eprintln!("      {line}"));
+        Ok(())
+    }
+
+    /// Runs the bridge's program with the configuration, changed by `variables`, and returns what it prints.
+    fn bridge(&self, program: &Path, arguments: &[&str], variables: &[(&str, String)]) -> Result<String> {
+        let set: String = variables.iter().map(|(name, value)| format!("{name}={value} ")).collect();
+        let shown = format!("{set}outbox-bridge {}", arguments.join(" "));
+        say(&shown);
+        let output = Command::new(program)
+            .args(arguments)
+            .arg("--config")
+            .arg(self.configuration())
+            .envs(variables.iter().map(|(name, value)| (name, value)))
+            .output()
+            .with_context(|| format!("cannot run {}", program.display()))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(
+            output.status.success(),
+            "`{shown}` ended with {}:\n{text}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(text)
+    }
+
+    pub(super) fn configuration(&self) -> PathBuf {
+        self.folder.path().join("bridge.toml")
+    }
+
+    fn configuration_text(&self) -> String {
+        format!(
+            "[source]\n\
+             url = \"{}\"\n\
+             password_file = \"mysql-password\"\n\n\
+             [nats]\n\
+             url = \"{}\"\n\n\
+             [[outbox]]\n\
+             table = \"{TABLE}\"\n\
+             stream = \"{STREAM}\"\n\
+             subject = \"orders.{{aggregate_type}}.{{type}}\"\n\n\
+             [http]\n\
+             listen = \"{}\"\n",
+            self.mysql.url(USER),
+            self.nats.url(),
+            self.admin.address()
+        )
+    }
+
+    /// The stream, as it is now.
+    pub(super) async fn stream(&self) -> Result<stream::Stream> {
+        self.jetstream.get_stream(STREAM).await.context("cannot look at the stream")
+    }
+
+    /// The outbox table's rows as the events that must have been stored, in the order of their commits: there is one
+    /// writer, so that is the order of `seq`.
+    pub(super) async fn outbox(&self) -> Result<Vec<Event>> {
+        let mut conn = self.mysql.conn().await?;
+        let query = "SELECT id, aggregate_type, type, CAST(payload AS CHAR) FROM shop.outbox ORDER BY seq";
+        let events: Vec<Result<Event>> = conn
+            .query_map(query, |(id, aggregate, kind, body): (Vec<u8>, String, String, String)| {
+                let subject = format!("orders.{aggregate}.{kind}");
+                Ok(Event { id: Uuid::from_slice(&id)?, digest: digest(&subject, body.as_bytes()) })
+            })
+            .await
+            .context("cannot read the outbox table")?;
+        conn.disconnect().await?;
+        events.into_iter().collect()
+    }
+}
+
+/// A line about what is done, on standard error: standard output is for events.
+pub(super) fn say(text: &str) {
+    eprintln!("demo: {text}");
+}

@@ -1,0 +1,354 @@
+//! The bridge as a process of its own.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use testbed::{Port, eventually};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::Settings;
+
+/// Names the bridge's executable.
+const BINARY_VARIABLE: &str = "OUTBOX_BRIDGE_BIN";
+const READY_LIMIT: Duration = Duration::from_secs(30);
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// How much of the log is quoted in an error.
+const LOG_TAIL_BYTES: u64 = 6_000;
+/// Kills the bridge (`$0`) when the pipe from us ends without a line, so that it cannot outlive the test.
+const GUARD: &str = r#"read -r line || kill -KILL "$0""#;
+
+/// A running bridge, or one that ran; killed on drop.
+#[derive(Debug)]
+pub struct Bridge {
+    running: Option<Running>,
+    binary: PathBuf,
+    admin: Port,
+    folder: tempfile::TempDir,
+}
+
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    guard: Child,
+}
+
+impl Bridge {
+    /// Starts a bridge and waits until it is ready.
+    ///
+    /// # Errors
+    ///
+    /// When it does not become ready; then with the end of its log.
+    pub async fn start(settings: &Settings) -> Result<Self> {
+        let mut bridge = Self::spawn(settings)?;
+        bridge.await_ready().await?;
+        Ok(bridge)
+    }
+
+    /// Starts a bridge without waiting.
+    ///
+    /// # Errors
+    ///
+    /// When there is no executable.
+    pub fn spawn(settings: &Settings) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("outbox-bridge-test-").tempdir()?;
+        let mut bridge = Self { running: None, binary: binary()?, admin: Port::reserve()?, folder };
+        bridge.configure(settings)?;
+        bridge.launch()?;
+        Ok(bridge)
+    }
+
+    /// Writes another configuration, for the next [`launch`](Self::launch).
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn configure(&self, settings: &Settings) -> Result<()> {
+        let settings = settings.clone().set("http.listen", self.admin.address().to_string());
+        Ok(std::fs::write(self.folder.path().join("bridge.toml"), settings.to_toml())?)
+    }
+
+    /// Starts the process again after its end, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// When it runs already.
+    pub fn launch(&mut self) -> Result<()> {
+        ensure!(self.running.is_none(), "the bridge runs already");
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let mut child = Command::new(&self.binary)
+            .args(["run", "--config"])
+            .arg(self.folder.path().join("bridge.toml"))
+            // A backtrace of a panic belongs into the log.
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.binary.display()))?;
+        let guard = Command::new("sh")
+            .args(["-c", GUARD, &child.id().to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        match guard {
+            Ok(guard) => self.running = Some(Running { child, guard }),
+            Err(error) => {
+                child.kill()?;
+                child.wait()?;
+                return Err(error).context("cannot start `sh`, which guards the bridge");
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the process again and waits until it is ready.
+    ///
+    /// # Errors
+    ///
+    /// As [`launch`](Self::launch) and [`await_ready`](Self::await_ready).
+    pub async fn relaunch(&mut self) -> Result<()> {
+        self.launch()?;
+        self.await_ready().await
+    }
+
+    /// Waits until `/readyz` says ready.
+    ///
+    /// # Errors
+    ///
+    /// When it ends or takes too long; then with the end of its log.
+    pub async fn await_ready(&mut self) -> Result<()> {
+        let ready = eventually("the bridge to be ready", READY_LIMIT, async || {
+            self.check_running()?;
+            Ok(self.is_ready().await.then_some(()))
+        });
+        let ready = ready.await;
+        ready.map_err(|error| self.explain(error))
+    }
+
+    /// Whether `/readyz` says ready.
+    pub async fn is_ready(&self) -> bool {
+        matches!(self.get("/readyz").await, Ok(answer) if answer.starts_with("HTTP/1.1 200"))
+    }
+
+    /// Fails if the process has ended, quoting its log.
+    ///
+    /// # Errors
+    ///
+    /// When the process has ended.
+    pub fn check_running(&mut self) -> Result<()> {
+        match self.exited()? {
+            None => Ok(()),
+            Some(status) => Err(self.explain(anyhow!("the bridge has ended with {status}"))),
+        }
+    }
+
+    /// The exit status, if the process has ended by itself since its launch.
+    fn exited(&mut self) -> Result<Option<ExitStatus>> {
+        let Some(running) = &mut self.running else { bail!("the bridge was not launched") };
+        let status = running.child.try_wait()?;
+        if status.is_some() {
+            self.forget()?;
+        }
+        Ok(status)
+    }
+
+    /// The process is gone: neither must its number be killed, which may be another's soon.
+    fn forget(&mut self) -> Result<()> {
+        let Some(mut running) = self.running.take() else { return Ok(()) };
+        running.guard.kill()?;
+        running.guard.wait()?;
+        running.child.kill()?;
+        running.child.wait()?;
+        Ok(())
+    }
+
+    /// Kills the process as `kill -9` does.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended by itself; then with the end of its log.
+    pub fn kill(&mut self) -> Result<()> {
+        self.check_running()?;
+        self.forget()
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let running = self.running.as_ref().context("the bridge does not run")?;
+        Ok(kill_process(Pid::from_child(&running.child), signal)?)
+    }
+
+    /// Freezes the process.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets a frozen process go on.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// Stops the process with SIGTERM and expects that it ends with exit code 0.
+    ///
+    /// # Errors
+    ///
+    /// When it does not; then with the end of its log.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.signal(Signal::TERM)?;
+        let code = self.exit_code(Duration::from_secs(15)).await?;
+        if code != 0 {
+            return Err(self.explain(anyhow!("the bridge ended with exit code {code} after SIGTERM")));
+        }
+        Ok(())
+    }
+
+    /// Waits until the process ends by itself and returns its exit code.
+    ///
+    /// # Errors
+    ///
+    /// When it does not end, or was killed by a signal; then with the end of its log.
+    pub async fn exit_code(&mut self, limit: Duration) -> Result<i32> {
+        let status = eventually("the bridge to end", limit, async || self.exited()).await;
+        let status = status.map_err(|error| self.explain(error))?;
+        status.code().with_context(|| format!("the bridge ended with {status}"))
+    }
+
+    /// Expects that the process ends with an error, and that its log's last error says all of `words`.
+    ///
+    /// # Errors
+    ///
+    /// When it goes on or ends otherwise.
+    pub async fn refuses(&mut self, words: &[&str]) -> Result<()> {
+        let code = self.exit_code(Duration::from_secs(30)).await?;
+        let log = self.log();
+        let error = log.lines().rfind(|line| line.contains("ERROR")).unwrap_or_default().to_owned();
+        let missing: Vec<_> = words.iter().filter(|word| !error.contains(**word)).collect();
+        if code == 0 || !missing.is_empty() {
+            let what = format!("exit code {code}, and its error should say {missing:?}: {error}");
+            return Err(self.explain(anyhow!(what)));
+        }
+        Ok(())
+    }
+
+    /// What the bridge shows under `/metrics`.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer.
+    pub async fn metrics(&self) -> Result<String> {
+        self.get("/metrics").await
+    }
+
+    /// The sum of a metric over its labels; 0 if it does not appear.
+    ///
+    /// # Errors
+    ///
+    /// When the bridge does not answer.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        let text = self.metrics().await?;
+        let value = |line: &str| {
+            let rest = line.strip_prefix(name)?;
+            if !rest.starts_with(['{', ' ']) {
+                return None;
+            }
+            rest.rsplit(' ').next()?.parse::<f64>().ok()
+        };
+        Ok(text.lines().filter_map(value).sum())
+    }
+
+    /// The most memory that was ever resident.
+    ///
+    /// # Errors
+    ///
+    /// When the process does not run.
+    pub fn memory_peak_bytes(&self) -> Result<u64> {
+        let running = self.running.as_ref().context("the bridge does not run")?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", running.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+        Ok(kib * 1024)
+    }
+
+    /// All that the bridge has logged, over all its launches.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read(self.log_path())
+            .map_or_else(|error| error.to_string(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Adds the end of the log to an error.
+    pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        anyhow!("{error:#}\n--- the bridge's log ends:\n{}", tail(&self.log_path()))
+    }
+
+    async fn get(&self, path: &str) -> Result<String> {
+        let request = async {
+            let mut stream = TcpStream::connect(self.admin.address()).await?;
+            let request = format!("GET {path} HTTP/1.1\r\nHost: bridge\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            anyhow::Ok(answer)
+        };
+        tokio::time::timeout(REQUEST_LIMIT, request).await.context("the bridge does not answer")?
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.path().join("bridge.log")
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        // The test's output, which is shown only if it fails.
+        eprintln!("--- the bridge's log ends:\n{}", tail(&self.log_path()));
+        drop(self.forget());
+    }
+}
+
+fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(BINARY_VARIABLE) {
+        return Ok(path.into());
+    }
+    let test = std::env::current_exe()?;
+    // Tests lie in `deps` beside the binaries.
+    let folder = test.parent().and_then(Path::parent).context("the test's executable lies nowhere")?;
+    let path = folder.join("outbox-bridge");
+    ensure!(
+        path.exists(),
+        "there is no {}: run `cargo build -p outbox-bridge`, or name the executable in {BINARY_VARIABLE}",
+        path.display()
+    );
+    Ok(path)
+}
+
+fn tail(path: &Path) -> String {
+    let read = || -> Result<String> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    read().unwrap_or_else(|error| format!("(no log: {error:#})"))
+}

@@ -1,0 +1,86 @@
+//! What a stream holds.
+
+use anyhow::{Context as _, Result};
+use async_nats::HeaderMap;
+use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use outbox_event::Position;
+
+/// How many messages are asked for at once.
+const BATCH: usize = 2_000;
+
+/// A message as the stream holds it.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Its sequence.
+    pub sequence: u64,
+    /// Its subject.
+    pub subject: String,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its payload.
+    pub body: Bytes,
+}
+
+impl Stored {
+    /// A header's value; the empty text if it is not there.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.as_str())
+    }
+
+    /// Where the row stood in the log.
+    ///
+    /// # Errors
+    ///
+    /// If the header is missing or malformed.
+    pub fn position(&self) -> Result<Position> {
+        let text = self.header(outbox_event::header::POSITION);
+        text.parse().with_context(|| format!("message {}", self.sequence))
+    }
+
+    /// The body as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// Everything that a stream holds, in its order.
+pub(crate) async fn read(context: &Context, name: &str) -> Result<Vec<Stored>> {
+    let stream = context.get_stream(name).await?;
+    let state = stream.cached_info().state.clone();
+    let mut messages = Vec::with_capacity(usize::try_from(state.messages)?);
+    if state.messages == 0 {
+        return Ok(messages);
+    }
+    let consumer = stream
+        .create_consumer(pull::Config {
+            ack_policy: AckPolicy::None,
+            memory_storage: true,
+            ..Default::default()
+        })
+        .await?;
+    let mut deliveries = consumer.stream().max_messages_per_batch(BATCH).messages().await?;
+    while let Some(message) = deliveries.next().await {
+        let message = message?;
+        let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
+        let sequence = info.stream_sequence;
+        let async_nats::Message { subject, headers, payload, .. } = message.message;
+        let headers = headers.unwrap_or_default();
+        messages.push(Stored { sequence, subject: subject.to_string(), headers, body: payload });
+        if sequence >= state.last_sequence {
+            break;
+        }
+    }
+    Ok(messages)
+}
+
+/// The id in a stream's last message.
+pub(crate) async fn last_id(context: &Context, name: &str) -> Result<String> {
+    let stream = context.get_stream_no_info(name).await?;
+    let last = stream.get_last_raw_message_by_subject(">").await?;
+    Ok(last.headers.get(outbox_event::header::CE_ID).map_or_else(String::new, ToString::to_string))
+}
