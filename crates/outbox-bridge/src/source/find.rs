@@ -2,7 +2,7 @@
 
 use super::{
     connection::{Connection, ConnectionError, ConnectionErrorKind, DumpRequest, Flavour, Row, quote_string},
-    event::{Event, EventError},
+    event::{Event, EventError, PayloadReader, TransactionPayload},
     gtid::GtidSet,
     log::LogOptions,
 };
@@ -181,6 +181,11 @@ pub(super) async fn prepare(
                 Event::XaPrepare { xid: other, one_phase: false } if other.to_string() == xid => {
                     found = Some(begin)
                 }
+                Event::TransactionPayload(payload) => {
+                    if prepares(payload, options.event_bytes_max, flavour, xid).map_err(bad)? {
+                        found = Some(begin);
+                    }
+                }
                 Event::Rotate { file: other, .. } if other != *file => break,
                 _ => {}
             }
@@ -190,6 +195,22 @@ pub(super) async fn prepare(
         }
     }
     Err(FindError::NoPrepare { xid: xid.to_owned() })
+}
+
+/// Whether a compressed transaction is one that prepares `xid`.
+fn prepares(
+    payload: TransactionPayload,
+    event_bytes_max: usize,
+    flavour: Flavour,
+    xid: &str,
+) -> Result<bool, EventError> {
+    let mut payload = PayloadReader::new(payload, event_bytes_max)?;
+    while let Some(raw) = payload.next_event()? {
+        if let Event::XaPrepare { xid: other, one_phase: false } = Event::parse(&raw, flavour)? {
+            return Ok(other.to_string() == xid);
+        }
+    }
+    Ok(false)
 }
 
 fn scan_request(options: &LogOptions, file: &str) -> DumpRequest {

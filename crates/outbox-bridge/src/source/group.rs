@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{
     connection::{Connection, DumpRequest, DumpStream, Flavour},
-    event::{Event, PayloadReader, Statement},
+    event::{Event, PayloadReader, QueryEvent, Statement},
     find,
     log::{LogError, LogOptions},
 };
@@ -112,11 +112,28 @@ impl GroupReader {
                     self.payload = Some(PayloadReader::new(payload, self.options.event_bytes_max)?);
                 }
                 Event::Xid | Event::XaPrepare { .. } => return Ok(true),
-                Event::Query(query) if matches!(query.statement(), Statement::Commit) => return Ok(true),
+                Event::Query(query) => match query.statement() {
+                    Statement::Commit => return Ok(true),
+                    // The group may be one that was prepared where nobody looked.
+                    Statement::Dml => self.refuse(&query)?,
+                    _ => {}
+                },
                 _ => {}
             }
         }
         Ok(false)
+    }
+
+    /// Refuses a statement that may have inserted outbox rows.
+    fn refuse(&self, query: &QueryEvent) -> Result<(), TransactionError> {
+        let at = self.transaction.to_string();
+        match self.rows.written_by(query) {
+            Some(table) => Err(TransactionError::Statement { at, table: table.to_owned() }),
+            None if self.options.refuse_foreign_statements => {
+                Err(TransactionError::ForeignStatement { at })
+            }
+            None => Ok(()),
+        }
     }
 
     fn at(&self, error: crate::transaction::RowsError) -> TransactionError {
