@@ -127,11 +127,12 @@ impl Bridge {
         // Whoever reads of an error must read what to do.
         let lines: Vec<&str> = text.lines().collect();
         if arguments == ["check"] {
-            for pair in lines
-                .windows(2)
-                .filter(|pair| pair[0].starts_with("ERROR ") || pair[0].starts_with("warning "))
+            for (line, next) in lines
+                .iter()
+                .zip(lines.iter().skip(1))
+                .filter(|(line, _)| line.starts_with("ERROR ") || line.starts_with("warning "))
             {
-                assert!(pair[1].trim_start().starts_with("-> "), "no remedy:\n{text}");
+                assert!(next.trim_start().starts_with("-> "), "no remedy for {line}:\n{text}");
             }
         }
         Ok(Outcome { code, text })

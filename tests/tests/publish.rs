@@ -35,6 +35,7 @@ fn options(mode: Mode) -> WriterOptions {
         stream: STREAM.into(),
         mode,
         replicated: false,
+        consumed: false,
         window: 4096,
         window_bytes_max: 8 << 20,
         ack_timeout: Duration::from_secs(2),

@@ -91,12 +91,13 @@ pub async fn run(
         instance: instance(),
         checkpoint_key: format!("{} in bucket {}", config.name, config.checkpoint.bucket),
         checkpoint_interval: config.checkpoint.interval,
-        start_is_explicit: config.source.start != config::StartPosition::Now,
+        start: config.source.start.clone(),
         streams,
         writer: WriterOptions {
             stream: String::new(),
             mode: Mode::Pipelined,
             replicated: false,
+            consumed: false,
             window: config.publish.window as usize,
             window_bytes_max: config.publish.window_bytes_max.as_usize(),
             ack_timeout: config.publish.ack_timeout,
@@ -297,7 +298,8 @@ impl Wires for NatsWires {
             PublishMode::Auto | PublishMode::Pipelined => Mode::Pipelined,
             PublishMode::Fast => Mode::Fast,
         };
-        let traits = StreamTraits { mode, replicated: info.config.num_replicas > 1 };
+        let consumed = info.config.retention != jetstream::stream::RetentionPolicy::Limits;
+        let traits = StreamTraits { mode, replicated: info.config.num_replicas > 1, consumed };
         let mut disconnects = self.disconnects.clone();
         disconnects.mark_unchanged();
         let wire = NatsWire::new(

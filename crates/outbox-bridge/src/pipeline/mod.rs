@@ -25,6 +25,7 @@ use crate::{
     admin::{Component, Readiness},
     backoff::Backoff,
     checkpoint::{CheckpointError, Checkpoints, LogPoint},
+    config::StartPosition,
     metrics::BridgeMetrics,
     publish::{Mode, Stop, Stored, Wire, WireError, Writer, WriterOptions},
     source::{Source, SourceError as _},
@@ -37,6 +38,8 @@ pub struct StreamTraits {
     pub mode: Mode,
     /// Whether it has more than one replica.
     pub replicated: bool,
+    /// Whether messages go away by being consumed: work queues, and streams that keep what consumers are interested in.
+    pub consumed: bool,
 }
 
 /// What makes the wires to the streams.
@@ -64,8 +67,8 @@ pub struct PipelineOptions {
     pub checkpoint_key: String,
     /// How often the checkpoint is written.
     pub checkpoint_interval: Duration,
-    /// Whether a stream without a past may begin at the configured start while others have one.
-    pub start_is_explicit: bool,
+    /// Where to begin without a checkpoint. Anything but `Now` is followed even if the streams tell where they end.
+    pub start: StartPosition,
     /// The streams in the order of the indices that the source uses.
     pub streams: Vec<String>,
     /// Limits and times of the writers; `stream` and `mode` are set for each.
@@ -216,6 +219,7 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
                 stream,
                 mode: traits.mode,
                 replicated: traits.replicated,
+                consumed: traits.consumed,
                 seed: self.options.seed.wrapping_add(100 + index as u64),
                 ..self.options.writer.clone()
             };
@@ -294,7 +298,7 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
                 }
                 _ => None,
             };
-            states.push(StreamState { name: name.clone(), tail, last_sequence });
+            states.push(StreamState { name: name.clone(), tail, last_sequence, consumed: traits.consumed });
             wires.push((wire, traits));
         }
         let key = &self.options.checkpoint_key;
@@ -335,14 +339,12 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         &mut self,
         states: &[StreamState],
     ) -> Result<Plan, (Component, Failure<S>)> {
-        match plan::without_checkpoint(states) {
-            Ok(Some(plan)) => {
+        if self.options.start == StartPosition::Now {
+            let plan = plan::without_checkpoint(states);
+            if let Some(plan) = plan.map_err(|error| (Component::Nats, PipelineError::Plan(error)))? {
                 tracing::warn!(at = %plan.start, "there is no checkpoint; going on from the streams' last messages");
                 return Ok(plan);
             }
-            Ok(None) => {}
-            Err(PlanError::NoCheckpoint { .. }) if self.options.start_is_explicit => {}
-            Err(error) => return Err((Component::Nats, PipelineError::Plan(error))),
         }
         let start = self
             .source
@@ -350,6 +352,8 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
             .await
             .map_err(|error| (Component::Source, PipelineError::Source(error)))?;
         tracing::info!(at = %start, "first start");
-        Ok(Plan { start, chains: plan::from_tails(states, true), refilled: Vec::new() })
+        // From the beginning on, the log shows what the streams hold; a given start may lie behind it.
+        let must_see = self.options.start == StartPosition::Earliest;
+        Ok(Plan { start, chains: plan::from_tails(states, must_see), refilled: Vec::new() })
     }
 }

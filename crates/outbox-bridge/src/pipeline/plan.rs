@@ -18,6 +18,8 @@ pub struct StreamState {
     pub tail: Tail,
     /// The last sequence that it gave out, asked for where `tail` lies before the checkpoint's.
     pub last_sequence: Option<u64>,
+    /// Whether its messages go away by being consumed, so that their number alone must do.
+    pub consumed: bool,
 }
 
 /// Where to go on.
@@ -50,6 +52,14 @@ pub enum PlanError {
     )]
     #[expect(missing_docs, reason = "the fields are what the message says")]
     StreamLost { stream: String, last_sequence: u64, acknowledged: u64, key: String },
+    /// Messages that were stored after the checkpoint are gone.
+    #[error(
+        "stream {stream} stored {gone} message(s) after {after}, the last that the checkpoint knows, and they are purged or deleted: \
+         nothing tells whether they were rows of the outbox or another publisher's. Compare the outbox table with what the \
+         consumers received; then delete the checkpoint and set source.start to the GTID set of what is published"
+    )]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    Unaccounted { stream: String, gone: u64, after: u64 },
     /// A position in a stream or checkpoint that is none.
     #[error("stream {stream} ends at a position that cannot be read: {position}")]
     #[expect(missing_docs, reason = "the fields are what the message says")]
@@ -80,7 +90,15 @@ pub fn with_checkpoint(
                 let must_see = tail.position.order() > covered;
                 Chain::new(tail.sequence, Some(tail.position.clone()), must_see, 0)
             }
-            // Purged, or its last messages deleted: what was stored after the checkpoint is known by number.
+            // Somebody's messages are gone, and nothing says whose they were.
+            (_, Some(recorded)) if last > recorded.sequence && !stream.consumed => {
+                return Err(PlanError::Unaccounted {
+                    stream: stream.name.clone(),
+                    gone: last - recorded.sequence,
+                    after: recorded.sequence,
+                });
+            }
+            // Purged, deleted or consumed: what was stored after the checkpoint is known by number.
             (_, Some(recorded)) if last >= recorded.sequence => {
                 let position =
                     recorded.position.as_deref().map(|text| parse(&stream.name, text)).transpose()?;

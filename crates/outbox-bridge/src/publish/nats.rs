@@ -8,7 +8,12 @@ use std::{str::FromStr as _, time::Duration};
 use async_nats::{
     Client, HeaderMap, HeaderName, StatusCode, Subscriber,
     connection::State,
-    jetstream::{self, ErrorCode, context::GetStreamErrorKind, stream::LastRawMessageErrorKind},
+    jetstream::{
+        self, ErrorCode,
+        context::GetStreamErrorKind,
+        message::StreamMessage,
+        stream::{LastRawMessageErrorKind, RawMessageErrorKind},
+    },
 };
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -23,6 +28,8 @@ use super::{
 
 /// How long the stream's leader may take to answer a question.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
+/// So many messages deleted by hand at a stream's end are looked past.
+const DELETED_MAX: usize = 1_000;
 
 /// The wire to one stream over a NATS connection.
 #[derive(Debug)]
@@ -159,22 +166,11 @@ impl Wire for NatsWire {
     async fn read_tail(&mut self) -> Result<Tail, WireError> {
         let stream = self.stream().await?;
         match stream.get_last_raw_message_by_subject(">").await {
-            Ok(message) => {
-                let foreign = || WireError::Foreign {
-                    stream: self.stream.clone(),
-                    sequence: message.sequence,
-                    subject: message.subject.to_string(),
-                };
-                let position = message.headers.get_last(header::POSITION).ok_or_else(foreign)?;
-                let position = Position::from_str(position.as_str()).map_err(|_| foreign())?;
-                Ok(Tail::Message(TailMessage { sequence: message.sequence, position }))
-            }
+            Ok(message) => self.tail_of(&message),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
                 let state = self.info().await?.state;
                 if state.messages > 0 {
-                    return Err(WireError::Unavailable(
-                        "two answers about the stream contradict each other".into(),
-                    ));
+                    return self.last_before(state.last_sequence).await;
                 }
                 Ok(Tail::Empty { last_sequence: state.last_sequence })
             }
@@ -209,6 +205,31 @@ impl NatsWire {
 
     async fn info(&self) -> Result<jetstream::stream::Info, WireError> {
         Self::stream_info(&self.context, &self.stream).await
+    }
+
+    fn tail_of(&self, message: &StreamMessage) -> Result<Tail, WireError> {
+        let foreign = || WireError::Foreign {
+            stream: self.stream.clone(),
+            sequence: message.sequence,
+            subject: message.subject.to_string(),
+        };
+        let position = message.headers.get_last(header::POSITION).ok_or_else(foreign)?;
+        let position = Position::from_str(position.as_str()).map_err(|_| foreign())?;
+        Ok(Tail::Message(TailMessage { sequence: message.sequence, position }))
+    }
+
+    /// The last message that is left where the messages at the end were deleted one by one: the server finds no last one
+    /// then, though there are some.
+    async fn last_before(&self, last_sequence: u64) -> Result<Tail, WireError> {
+        let stream = self.stream().await?;
+        for sequence in (1..=last_sequence).rev().take(DELETED_MAX) {
+            match stream.get_raw_message(sequence).await {
+                Ok(message) => return self.tail_of(&message),
+                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {}
+                Err(error) => return Err(WireError::Unavailable(error.to_string())),
+            }
+        }
+        Err(WireError::Unavailable(format!("the last {DELETED_MAX} messages were deleted one by one")))
     }
 
     /// What the server says of a stream.

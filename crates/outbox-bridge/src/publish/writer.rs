@@ -46,6 +46,8 @@ pub struct WriterOptions {
     pub mode: Mode,
     /// Whether the stream has more than one replica.
     pub replicated: bool,
+    /// Whether the stream's messages go away by being consumed.
+    pub consumed: bool,
     /// Messages that may be unacknowledged.
     pub window: usize,
     /// Bytes that may be unacknowledged.
@@ -353,7 +355,9 @@ impl<W: Wire> Writer<W> {
             }
             Reply::Stored { duplicate: true, .. } => Ok(Some(Doubt::Duplicate)),
             Reply::NoResponders => Ok(Some(Doubt::NoResponders)),
-            Reply::Refused { code, description } if code::is_permanent(code) && self.probing => {
+            Reply::Refused { code, description }
+                if code::is_permanent(code, &description) && self.probing =>
+            {
                 Err(Stop::Refused {
                     stream: self.options.stream.clone(),
                     position: self
@@ -500,6 +504,15 @@ impl<W: Wire> Writer<W> {
             let located = self.chain.settle(&tail);
             if located != Located::Advanced(0) {
                 self.suspect = None;
+            }
+            if located == Located::Ahead && matches!(tail, Tail::Empty { .. }) && !self.options.consumed {
+                return Err(Stop::Inconsistent {
+                    stream: self.options.stream.clone(),
+                    reason: format!(
+                        "it is empty and its last sequence is {}, but this bridge stored nothing after {acknowledged}",
+                        tail.sequence()
+                    ),
+                });
             }
             match located {
                 Located::Advanced(0) if wrong_last_sequence && self.refusals >= REFUSALS_MAX => {

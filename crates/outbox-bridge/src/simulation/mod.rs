@@ -26,7 +26,8 @@ use self::{
 };
 use crate::{
     admin::Readiness,
-    pipeline::{Pipeline, PipelineError, PipelineOptions},
+    config::StartPosition,
+    pipeline::{Pipeline, PipelineError, PipelineOptions, plan::PlanError},
     publish::{Mode, Stop, WriterOptions},
 };
 
@@ -43,6 +44,8 @@ struct Simulation {
     store: SimulatedStore,
     mode: Mode,
     instances: u64,
+    /// Without a checkpoint, begin at the log's start; else where the streams end, as far as they can tell.
+    from_beginning: bool,
     seed: u64,
 }
 
@@ -54,7 +57,7 @@ impl Simulation {
         let world = World::new(&STREAMS, log.clone(), faults, random.random());
         let store = SimulatedStore::new(random.random());
         let mode = if random.random() { Mode::Fast } else { Mode::Pipelined };
-        Self { random, log, world, store, mode, instances: 0, seed }
+        Self { random, log, world, store, mode, instances: 0, from_beginning: seed.is_multiple_of(2), seed }
     }
 
     fn check(&self) {
@@ -69,12 +72,13 @@ impl Simulation {
             instance: format!("instance {}", self.instances),
             checkpoint_key: "bridge".into(),
             checkpoint_interval: Duration::from_secs(1),
-            start_is_explicit: true,
+            start: if self.from_beginning { StartPosition::Earliest } else { StartPosition::Now },
             streams: STREAMS.map(str::to_owned).into(),
             writer: WriterOptions {
                 stream: String::new(),
                 mode: self.mode,
                 replicated: false,
+                consumed: false,
                 window: self.random.random_range(1..200),
                 window_bytes_max: 1 << 20,
                 ack_timeout: Duration::from_secs(5),
@@ -147,6 +151,8 @@ impl Simulation {
             }
             match run.await {
                 Ok(Ok(()) | Err(PipelineError::TakenOver { .. } | PipelineError::Deadline)) => {}
+                // As its remedy says.
+                Ok(Err(PipelineError::Plan(PlanError::NoCheckpoint { .. }))) => self.from_beginning = true,
                 Ok(Err(PipelineError::Writer(Stop::Conflict { .. }))) => {}
                 Ok(Err(error)) => panic!("seed {}: {}: {error:?}", self.seed, crate::exit::report(&error)),
                 Err(ended) => assert!(ended.is_cancelled(), "seed {}: {ended}", self.seed),

@@ -435,7 +435,11 @@ impl Wires for SimulatedWires {
         let number = state.next_wire;
         state.wires.insert(number, sender);
         drop(state);
-        let traits = StreamTraits { mode: self.mode, replicated: self.world.faults.replicated };
+        let traits = StreamTraits {
+            mode: self.mode,
+            replicated: self.world.faults.replicated,
+            consumed: self.world.faults.purge,
+        };
         Ok((SimulatedWire { world: self.world.clone(), index, number, answers }, traits))
     }
 }

@@ -181,10 +181,10 @@ pub(super) async fn prepare(
                 Event::XaPrepare { xid: other, one_phase: false } if other.to_string() == xid => {
                     found = Some(begin)
                 }
-                Event::TransactionPayload(payload) => {
-                    if prepares(payload, options.event_bytes_max, flavour, xid).map_err(bad)? {
-                        found = Some(begin);
-                    }
+                Event::TransactionPayload(payload)
+                    if prepares(payload.clone(), options.event_bytes_max, flavour, xid).map_err(bad)? =>
+                {
+                    found = Some(begin);
                 }
                 Event::Rotate { file: other, .. } if other != *file => break,
                 _ => {}

@@ -129,9 +129,7 @@ impl GroupReader {
         let at = self.transaction.to_string();
         match self.rows.written_by(query) {
             Some(table) => Err(TransactionError::Statement { at, table: table.to_owned() }),
-            None if self.options.refuse_foreign_statements => {
-                Err(TransactionError::ForeignStatement { at })
-            }
+            None if self.options.refuse_foreign_statements => Err(TransactionError::ForeignStatement { at }),
             None => Ok(()),
         }
     }

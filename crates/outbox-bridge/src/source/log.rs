@@ -319,7 +319,17 @@ impl Source for LogSource {
         match &self.options.start {
             StartPosition::Now => {
                 let end = find::log_end(&mut connection).await?.ok_or(LogError::NoLog)?;
-                Ok(point(end.file, end.offset, At::Boundary, Some(end.executed)))
+                let mut point = point(end.file, end.offset, At::Boundary, Some(end.executed));
+                // What the tables are like now, in case the log does not say and they change before it is read.
+                for route in (self.make_routes)(&identity.name) {
+                    let definition = find::table_definition(&mut connection, route.name()).await?;
+                    if !definition.is_empty()
+                        && let Ok(definition) = serde_json::to_value(definition)
+                    {
+                        point.definitions.insert(route.table.to_string(), definition);
+                    }
+                }
+                Ok(point)
             }
             StartPosition::Earliest => {
                 let files = find::log_files(&mut connection).await?;

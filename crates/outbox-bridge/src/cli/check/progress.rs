@@ -92,7 +92,9 @@ async fn state(
     let tail = wire.read_tail().await?;
     let behind = recorded.is_some_and(|recorded| tail.sequence() < recorded);
     let last_sequence = if behind { Some(wire.read_last_sequence().await?) } else { None };
-    Ok(StreamState { name: stream.to_owned(), tail, last_sequence })
+    let info = NatsWire::stream_info(jetstream, stream).await?;
+    let consumed = info.config.retention != async_nats::jetstream::stream::RetentionPolicy::Limits;
+    Ok(StreamState { name: stream.to_owned(), tail, last_sequence, consumed })
 }
 
 fn unreadable_tail(stream: &str, error: &WireError, complaints: &Complaints) -> Finding {
@@ -246,8 +248,9 @@ fn impossible(subject: &str, error: &PlanError) -> Finding {
         PlanError::NoCheckpoint { .. } => "set source.start",
         PlanError::StreamLost { .. } => "restore the stream, or delete the checkpoint and set source.start",
         PlanError::BadPosition { .. } => "see who wrote it; use another stream or another name",
-        #[expect(unreachable_patterns, reason = "the enum may grow")]
-        _ => "see ARCHITECTURE.md",
+        PlanError::Unaccounted { .. } => {
+            "compare the outbox table with what the consumers received, then set source.start"
+        }
     };
     Finding::new(Severity::Error, subject, report(error), remedy)
 }
@@ -266,7 +269,7 @@ mod tests {
             }
             None => Tail::Empty { last_sequence: 0 },
         };
-        StreamState { name: name.to_owned(), tail, last_sequence: None }
+        StreamState { name: name.to_owned(), tail, last_sequence: None, consumed: false }
     }
 
     #[test]

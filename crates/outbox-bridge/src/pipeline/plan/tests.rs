@@ -23,7 +23,7 @@ fn stream(name: &str, tail: Option<(u64, u64)>, last_sequence: u64) -> StreamSta
         Some((sequence, offset)) => Tail::Message(TailMessage { sequence, position: position(offset) }),
         None => Tail::Empty { last_sequence },
     };
-    StreamState { name: name.into(), tail, last_sequence: Some(last_sequence) }
+    StreamState { name: name.into(), tail, last_sequence: Some(last_sequence), consumed: true }
 }
 
 /// A checkpoint behind the transaction at offset 100, at which each stream held so many messages.
@@ -294,4 +294,19 @@ fn from_the_configured_start_what_a_stream_holds_is_not_sent_again() {
         assert_eq!(takes(&mut chains[0], &[40, 60]), [HELD, later]);
         assert_eq!(takes(&mut chains[1], &[40]), [TAKEN]);
     }
+}
+
+/// Two of the messages that a stream stored after the checkpoint are gone: in a stream that keeps what it has, nothing
+/// says whose they were.
+#[test]
+fn messages_that_nobody_can_account_for_are_not_counted() {
+    let checkpoint = checkpoint(&[("A", 5, Some(100))]);
+    let mut state = stream("A", None, 7);
+    assert!(
+        with_checkpoint(&checkpoint, std::slice::from_ref(&state), "key").is_ok(),
+        "consumed from a work queue"
+    );
+    state.consumed = false;
+    let refused = with_checkpoint(&checkpoint, &[state], "key");
+    assert!(matches!(refused, Err(PlanError::Unaccounted { gone: 2, after: 5, .. })), "{refused:?}");
 }
