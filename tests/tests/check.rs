@@ -423,6 +423,51 @@ async fn names_must_be_spelled_as_in_the_log() -> Result<()> {
 }
 
 #[tokio::test]
+async fn replicas_are_noticed() -> Result<()> {
+    let mysql = MySql::builder().start().await?;
+    let nats = Nats::builder().start().await?;
+    let bridge = ready(&mysql, &nats).await?;
+    // It owns the configuration's folder, which must outlive the start of the process.
+    let configured = bridge.with(&[("source.server_id", "4711")])?;
+    let run = Running(configured.command(&["run"])?.stderr(Stdio::null()).spawn()?);
+    eventually("the bridge to register", Duration::from_secs(30), async || {
+        let outcome = bridge.with(&[("source.server_id", "4711")])?.check().await?;
+        Ok(outcome.text.contains("a bridge is registered with source.server_id = 4711 now").then_some(()))
+    })
+    .await?;
+    drop(run);
+
+    // A real replica, which besides keeps what it replicates out of its own log.
+    let replica =
+        MySql::builder().option("--server-id=4712").option("--log-replica-updates=OFF").start().await?;
+    replica
+        .exec(&format!(
+            "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {}, SOURCE_USER = 'bridge', \
+             SOURCE_PASSWORD = '{PASSWORD}', SOURCE_AUTO_POSITION = 1, GET_SOURCE_PUBLIC_KEY = 1; START REPLICA",
+            mysql.port()
+        ))
+        .await?;
+    eventually("the replica to register and to catch up", Duration::from_secs(30), async || {
+        let registered = bridge.with(&[("source.server_id", "4712")])?.check().await?;
+        let caught_up = bridge.with(&[("source.url", &replica.url("bridge"))])?.check().await?;
+        Ok((registered.code == CONFIGURATION && !caught_up.text.contains("Access denied")).then_some(()))
+    })
+    .await?;
+    bridge.with(&[("source.server_id", "4712")])?.check().await?.expect(
+        CONFIGURATION,
+        &[
+            "source.server_id = 4712 is the id of a replica that is registered",
+            "-> choose an id that no server",
+        ],
+    );
+    bridge.with(&[("source.url", &replica.url("bridge"))])?.check().await?.expect(
+        CONFIGURATION,
+        &["it is a replica with log_replica_updates = OFF", "-> set log_replica_updates = ON on this server"],
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn other_servers_of_nats_pass() -> Result<()> {
     let mysql = MySql::builder().start().await?;
     let nats = Nats::builder().start().await?;
