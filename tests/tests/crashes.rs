@@ -335,6 +335,40 @@ async fn a_foreign_message_in_pipelined_mode() -> Result<()> {
     a_foreign_message("pipelined").await
 }
 
+/// Whoever purges a foreign message away leaves a sequence that nobody can account for: it is not taken for a row.
+#[tokio::test]
+async fn a_purge_after_a_foreign_message_hides_no_row() -> Result<()> {
+    let world = World::mysql().start().await?;
+    let mut bridge = world.bridge().await?;
+    world.insert(0..10).await?;
+    world.verify(&mut bridge, Order::Total).await?;
+    bridge.stop().await?;
+    world.jetstream.publish("orders.foreign", "not yours".into()).await?.await?;
+    world.insert(10..20).await?;
+    bridge.launch()?;
+    bridge.refuses(&[STREAM]).await?;
+    world.jetstream.get_stream(STREAM).await?.purge().await?;
+    bridge.launch()?;
+    bridge.refuses(&["stored 1 message(s) after"]).await
+}
+
+/// The stream's last message is deleted by hand: the bridge goes on behind it.
+#[tokio::test]
+async fn a_deleted_last_message_is_gone_on_behind() -> Result<()> {
+    let world = World::mysql().start().await?;
+    let mut bridge = world.bridge().await?;
+    world.insert(0..10).await?;
+    world.verify(&mut bridge, Order::Total).await?;
+    bridge.stop().await?;
+    let last = world.last_sequence(STREAM).await;
+    world.jetstream.get_stream(STREAM).await?.delete_message(last).await?;
+    world.insert(10..20).await?;
+    bridge.relaunch().await?;
+    world.await_messages(&mut bridge, STREAM, 19).await?;
+    ensure!(world.last_sequence(STREAM).await == last + 10, "each row is stored once");
+    bridge.stop().await
+}
+
 /// A checkpoint is a hint: without it the stream's last message says where to go on.
 #[tokio::test]
 async fn a_lost_checkpoint_is_made_anew() -> Result<()> {

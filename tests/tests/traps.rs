@@ -316,6 +316,28 @@ async fn statements_of_mariadb_stop_the_bridge() -> Result<()> {
     statements_stop_the_bridge(Flavour::MariaDb).await
 }
 
+/// What the error says to do: without a checkpoint a GTID set says where the log goes on, and what the stream has is not
+/// sent again.
+#[tokio::test]
+async fn the_bridge_goes_on_behind_a_statement_if_told_so() -> Result<()> {
+    let world = World::mysql().start().await?;
+    let mut bridge = world.bridge().await?;
+    world.insert(0..3).await?;
+    world.verify(&mut bridge, Order::Total).await?;
+    let statement = Event::insert_sql(TABLE, &events(3..4));
+    world.database.exec(&format!("SET binlog_format = 'STATEMENT'; {statement}")).await?;
+    let behind: Vec<String> = world.database.query("SELECT @@GLOBAL.gtid_executed").await?;
+    world.insert(4..6).await?;
+    bridge.refuses(&["binlog_format", TABLE]).await?;
+    world.jetstream.get_key_value("OUTBOX_BRIDGE").await?.purge("outbox-bridge").await?;
+    bridge.configure(&world.settings().set("source.start", behind.concat()))?;
+    bridge.relaunch().await?;
+    world.await_messages(&mut bridge, STREAM, 5).await?;
+    let stored = world.stored(STREAM).await?;
+    ensure!(stored.len() == 5, "{} messages", stored.len());
+    bridge.stop().await
+}
+
 /// A table that stores nothing: committed inserts are in the log all the same, rolled-back ones are not.
 #[tokio::test]
 async fn a_blackhole_table() -> Result<()> {

@@ -2,8 +2,8 @@
 //!
 //! Every message is published with the sequence that the stream must end with (`Nats-Expected-Last-Sequence`), so the
 //! stream takes it only if nothing else was written since: holes, doubles, reorderings and second writers are refused by
-//! the server. What remains is to learn, after any doubt, how far the stream really is; [`chain`] decides that from one
-//! reply, [`writer`] does the I/O around it, and [`wire`] is the seam to a real server or a simulated one.
+//! the server. What remains is to learn, after any doubt, how far the stream really is; `chain` decides that from one
+//! reply, `writer` does the I/O around it, and `wire` is the seam to a real server or a simulated one.
 //!
 //! What never happens here: a message is never published on the strength of two different replies, and a sequence from
 //! the text of an error is never used.

@@ -1,6 +1,6 @@
 //! From a committed row to a message: pure and synchronous.
 //!
-//! A [`Router`] knows the outbox tables and which column means what. It takes the values of one row and makes the message
+//! A [`Route`] knows one outbox table and which column means what. It takes the values of one row and makes the message
 //! of them, except for what only the end of the transaction tells (its position, the row's number, the commit time), which
 //! [`finish`] adds. Nothing that a row says gets into a message unencoded except the body.
 
