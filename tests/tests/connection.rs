@@ -300,7 +300,8 @@ async fn the_log_is_dumped_from_any_event_on() -> Result<()> {
                 assert!(later.len() >= 3 && expected.count() > 0);
                 // MariaDB writes its binlog checkpoints whenever it gets to it, also between two dumps.
                 let tail = |events: &[RawEvent]| {
-                    let lasting = events.iter().rev().filter(|event| event.header.event_type != BINLOG_CHECKPOINT);
+                    let lasting =
+                        events.iter().rev().filter(|event| event.header.event_type != BINLOG_CHECKPOINT);
                     lasting.take(5).cloned().collect::<Vec<_>>()
                 };
                 assert_eq!(tail(&later), tail(&events), "{flavour} {checksum} from {offset}");
