@@ -12,6 +12,8 @@ use crate::subject::push_escaped;
 pub const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// The sequence that the stream must end with for a message to be stored.
 pub const EXPECTED_LAST_SEQUENCE: &str = "Nats-Expected-Last-Sequence";
+/// The id of the message that the stream must end with for a message to be stored.
+pub const EXPECTED_LAST_MESSAGE_ID: &str = "Nats-Expected-Last-Msg-Id";
 /// Where the row stood in the log: a [`Position`](crate::Position).
 pub const POSITION: &str = "Outbox-Position";
 /// The event id.

@@ -93,7 +93,7 @@ impl Wire for NatsWire {
             // It would be queued and sent after the reconnect, behind a hole; the loss is reported by `receive`.
             return Ok(());
         }
-        let Envelope { message, expected_last_sequence, reply_to } = envelope;
+        let Envelope { message, expected_last_sequence, expected_last_id, reply_to } = envelope;
         let (reply, end) = match reply_to {
             ReplyTo::Single { epoch, sequence } => (format!("{}.s.{epoch}.{sequence}", self.inbox), false),
             // ADR-50: <prefix>.<batch>.<flow>.<gap mode>.<number>.<operation>.$FI
@@ -119,6 +119,9 @@ impl Wire for NatsWire {
             );
             if self.message_id {
                 headers.insert(HeaderName::from_static(header::MESSAGE_ID), message.id.as_str());
+                if let Some(id) = expected_last_id {
+                    headers.insert(HeaderName::from_static(header::EXPECTED_LAST_MESSAGE_ID), id);
+                }
             }
             headers.insert(HeaderName::from_static(header::CE_ID), message.id.as_str());
             headers.insert(HeaderName::from_static(header::POSITION), message.position().to_string());

@@ -281,10 +281,18 @@ impl<W: Wire> Writer<W> {
                 None => ReplyTo::Single { epoch: self.epoch, sequence: expected_last_sequence + 1 },
             };
             let Some(message) = self.chain.get(self.sent) else { return Ok(()) };
+            // Within a batch the server itself stops at the first message that it refuses.
+            let previous = self.sent.checked_sub(1).filter(|_| self.batch.is_none());
+            let expected_last_id =
+                previous.and_then(|previous| self.chain.get(previous)).map(|previous| &*previous.id);
             if self.sent == 0 {
                 self.progressed = Instant::now();
             }
-            match self.wire.send(Envelope { message, expected_last_sequence, reply_to }).await {
+            match self
+                .wire
+                .send(Envelope { message, expected_last_sequence, expected_last_id, reply_to })
+                .await
+            {
                 Ok(()) => self.sent += 1,
                 // All before it are to be stored first.
                 Err(_) if self.sent > 0 => {
@@ -322,7 +330,7 @@ impl<W: Wire> Writer<W> {
         let expected_last_sequence = batch.base + batch.sent;
         self.progressed = Instant::now();
         self.wire
-            .send(Envelope { message: last, expected_last_sequence, reply_to })
+            .send(Envelope { message: last, expected_last_sequence, expected_last_id: None, reply_to })
             .await
             .map_err(|source| Stop::Wire { stream: self.options.stream.clone(), source })
     }
@@ -343,6 +351,10 @@ impl<W: Wire> Writer<W> {
 
     fn take_single(&mut self, expected: u64, reply: Reply) -> Result<Option<Doubt>, Stop> {
         match reply {
+            // Answers come in the order of the messages, so one that is missing was lost, and what it said is not known.
+            Reply::Stored { duplicate: false, sequence, .. } if sequence > self.chain.sequence() + 1 => {
+                Ok(Some(Doubt::WrongSequence))
+            }
             Reply::Stored { duplicate: false, sequence, .. } if sequence == expected => {
                 Ok(self.stored_up_to(sequence))
             }

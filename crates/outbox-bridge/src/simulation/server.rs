@@ -58,6 +58,7 @@ struct Packet {
     generation: u64,
     message: StoredMessage,
     expected_last_sequence: u64,
+    expected_last_id: Option<String>,
     reply_to: ReplyTo,
 }
 
@@ -353,6 +354,10 @@ impl State {
             return Reply::Refused { code: 10071, description: "wrong last sequence".into() };
         }
         tracing::debug!(index, wire = packet.wire, reply = ?packet.reply_to, at = last + 1, id = packet.message.id, "store");
+        let last_id = stream.messages.last().map(|stored| &*stored.id);
+        if packet.expected_last_id.as_deref().is_some_and(|expected| Some(expected) != last_id) {
+            return Reply::Refused { code: 10070, description: "wrong last msg ID".into() };
+        }
         let got = (packet.message.id.clone(), packet.message.position.row);
         let expected = log.expected[index].get(stream.messages.len());
         if expected != Some(&got) && self.violation.is_none() {
@@ -490,6 +495,7 @@ impl Wire for SimulatedWire {
             generation,
             message: StoredMessage { id: envelope.message.id.clone(), position: envelope.message.position() },
             expected_last_sequence: envelope.expected_last_sequence,
+            expected_last_id: envelope.expected_last_id.map(str::to_owned),
             reply_to: envelope.reply_to,
         };
         self.world.inputs[self.index].send(packet).ok();
