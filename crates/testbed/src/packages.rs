@@ -14,8 +14,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::process::{find_program, run};
 
-/// Debian's public archive, for machines that have apt but no Debian source, such as Ubuntu.
-const PUBLIC_ARCHIVE: &str = "http://deb.debian.org/debian";
+/// Names a Debian archive, for machines that have apt but no Debian source, such as Ubuntu.
+const ARCHIVE_VARIABLE: &str = "OUTBOX_TESTBED_DEBIAN_ARCHIVE";
 
 /// Where the packages `debian-archive-keyring` of different releases put the archive's keys.
 const KEYRINGS: [&str; 2] =
@@ -206,7 +206,7 @@ impl Archive {
     }
 }
 
-/// The Debian archives that this machine's apt knows, best first, and the public one.
+/// The Debian archives that this machine's apt knows, best first, and the one that the environment names.
 fn archives() -> Result<Vec<Archive>> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     if let Ok(entries) = fs::read_dir("/etc/apt/sources.list.d") {
@@ -224,7 +224,15 @@ fn archives() -> Result<Vec<Archive>> {
         };
         found.extend(archives);
     }
-    found.push(Archive { uri: PUBLIC_ARCHIVE.to_owned(), signed_by: None });
+    if let Ok(uri) = std::env::var(ARCHIVE_VARIABLE) {
+        found.push(Archive { uri, signed_by: None });
+    }
+    if found.is_empty() {
+        bail!(
+            "apt knows no Debian archive on this machine: set {ARCHIVE_VARIABLE} to the address of one, or install the servers \
+             and put them on PATH"
+        );
+    }
     let mut distinct: Vec<Archive> = Vec::new();
     for archive in found {
         if !distinct.iter().any(|known| known.uri == archive.uri) {
