@@ -138,9 +138,15 @@ fn kind_of(code: u16, text: &str) -> ConnectionErrorKind {
         }
         // What stands in the midst of an event looks like a truncated or a bogus one to the server.
         FATAL_READING_LOG
-            if ["impossible position", "> file size", "truncated in the middle", "bogus data in log"]
-                .iter()
-                .any(|needle| says(needle)) =>
+            if [
+                "impossible position",
+                "> file size",
+                "truncated in the middle",
+                "bogus data in log",
+                "exceeded max_allowed_packet",
+            ]
+            .iter()
+            .any(|needle| says(needle)) =>
         {
             ConnectionErrorKind::ImpossiblePosition
         }
