@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use testbed::{Port, eventually};
+use testbed::{Port, eventually, freeze};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -195,7 +195,7 @@ impl Bridge {
     ///
     /// When it does not run.
     pub fn pause(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+        freeze(&self.running.as_ref().context("the bridge does not run")?.child)
     }
 
     /// Lets a frozen process go on.

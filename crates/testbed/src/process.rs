@@ -9,11 +9,11 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 pub(crate) use rustix::process::Signal;
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::wait::eventually;
 
@@ -28,6 +28,9 @@ rm -rf "$1"
 
 /// How much of a log is quoted in an error.
 const LOG_TAIL_BYTES: u64 = 4_000;
+
+/// How long a process may take to stop once it is told to.
+const FREEZE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A running server process; killed on drop.
 #[derive(Debug)]
@@ -72,6 +75,15 @@ impl Process {
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.name))
+    }
+
+    pub(crate) fn pause(&self) -> Result<()> {
+        freeze(&self.child).with_context(|| format!("cannot pause {}", self.name))
+    }
+
+    /// Lets a paused process go on.
+    pub(crate) fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
     }
 
     /// The exit status, if the process has ended.
@@ -119,6 +131,24 @@ impl Drop for Process {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// Freezes a child process (`SIGSTOP`); when this returns, none of its threads runs any more. `SIGCONT` lets it go on.
+///
+/// # Errors
+///
+/// When the process has ended, or does not stop.
+pub fn freeze(child: &Child) -> Result<()> {
+    let process = Pid::from_child(child);
+    kill_process(process, Signal::STOP)?;
+    // Each thread stops by itself some time after the signal was sent, and only then is the process reported as stopped.
+    let stopped = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
+    let deadline = Instant::now() + FREEZE_LIMIT;
+    while waitid(WaitId::Pid(process), stopped)?.is_none() {
+        ensure!(Instant::now() < deadline, "process {process} does not stop within {FREEZE_LIMIT:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// A child that is killed unless kept, for the moment before its guard stands.

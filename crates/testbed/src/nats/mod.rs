@@ -252,7 +252,7 @@ impl Nats {
     ///
     /// When it does not run.
     pub fn pause(&self) -> Result<()> {
-        self.process()?.signal(Signal::STOP)
+        self.process()?.pause()
     }
 
     /// Lets a paused server go on.
@@ -261,7 +261,7 @@ impl Nats {
     ///
     /// When it does not run.
     pub fn resume(&self) -> Result<()> {
-        self.process()?.signal(Signal::CONT)
+        self.process()?.resume()
     }
 
     /// A new client, with the credentials and certificates that the builder was given.
