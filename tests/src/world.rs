@@ -212,6 +212,12 @@ impl World {
         WorldBuilder::new(MySql::mariadb())
     }
 
+    /// A world with MariaDB 11.
+    #[must_use]
+    pub fn mariadb_11() -> WorldBuilder {
+        WorldBuilder::new(MySql::mariadb().next_release())
+    }
+
     /// A world with a server of this flavour.
     #[must_use]
     pub fn of(flavour: Flavour) -> WorldBuilder {

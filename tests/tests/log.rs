@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use mysql_async::prelude::Queryable as _;
-use outbox_bridge_tests::{Bridge, Expected, Load, LoadOptions, Order, STREAM, TABLE, World};
+use outbox_bridge_tests::{Bridge, Event, Expected, Load, LoadOptions, Order, STREAM, TABLE, World};
 use testbed::{Flavour, eventually};
 
 /// Files of a few transactions each, and of a single one.
@@ -235,7 +235,7 @@ async fn domains_of_mariadb() -> Result<()> {
         let domain = [0, 7, 3].into_iter().cycle().nth(round).context("a domain")?;
         let mut conn = world.conn().await?;
         conn.query_drop(format!("SET gtid_domain_id = {domain}")).await?;
-        outbox_bridge_tests::Event::new(round as u64).insert(&mut conn, TABLE).await?;
+        Event::new(round as u64).insert(&mut conn, TABLE).await?;
         conn.disconnect().await?;
         if round % 3 == 0 {
             bridge.kill()?;
@@ -246,6 +246,47 @@ async fn domains_of_mariadb() -> Result<()> {
     let rows = Expected::rows(&world.database, TABLE, "seq").await?;
     let rows: Vec<_> = rows.into_iter().skip(2).collect();
     world.verify_rows(&bridge, &rows, Order::Total).await?;
+    bridge.stop().await
+}
+
+/// A set names the last transaction of each domain, and the log has them mixed: each domain is skipped up to its own.
+#[tokio::test]
+async fn domains_of_mariadb_after_a_start_from_gtids() -> Result<()> {
+    let world = World::mariadb().start().await?;
+    let insert = async |domain: u32, number: u64| -> Result<String> {
+        let mut conn = world.conn().await?;
+        conn.query_drop(format!("SET gtid_domain_id = {domain}")).await?;
+        Event::new(number).insert(&mut conn, TABLE).await?;
+        let gtid: Option<String> = conn.query_first("SELECT @@last_gtid").await?;
+        conn.disconnect().await?;
+        gtid.context("no GTID")
+    };
+    // Domain 5 has ended in an earlier file.
+    let five = insert(5, 0).await?;
+    world.database.exec("FLUSH BINARY LOGS").await?;
+    insert(0, 1).await?;
+    insert(7, 2).await?;
+    let zero = insert(0, 3).await?;
+    for (domain, number) in [(0, 4), (3, 5)] {
+        insert(domain, number).await?;
+    }
+    let seven = insert(7, 6).await?;
+    for (domain, number) in [(7, 7), (0, 8), (5, 9)] {
+        insert(domain, number).await?;
+    }
+    let set = format!("{zero},{seven},{five}");
+    let mut bridge = Bridge::start(&world.settings().set("source.start", set)).await?;
+    for round in 0..4 {
+        world.settle(&mut bridge).await?;
+        let rows = Expected::rows(&world.database, TABLE, "seq").await?;
+        let skipped = [0, 1, 2, 3, 6];
+        let rows: Vec<_> =
+            (0..).zip(rows).filter(|(at, _)| !skipped.contains(at)).map(|(_, row)| row).collect();
+        world.verify_rows(&bridge, &rows, Order::Total).await?;
+        bridge.kill()?;
+        insert([0, 7, 5, 3][round], 20 + round as u64).await?;
+        bridge.relaunch().await?;
+    }
     bridge.stop().await
 }
 

@@ -82,9 +82,13 @@ struct Running {
 }
 
 async fn start(nats: &Nats, mode: Mode) -> Result<Running> {
+    start_with(nats, mode, true).await
+}
+
+async fn start_with(nats: &Nats, mode: Mode, message_id: bool) -> Result<Running> {
     let (client, losses) = connect(nats).await?;
     let context = jetstream::new(client.clone());
-    let mut wire = NatsWire::new(client, context, STREAM.into(), true, losses).await?;
+    let mut wire = NatsWire::new(client, context, STREAM.into(), message_id, losses).await?;
     let chain = match wire.read_tail().await? {
         Tail::Empty { last_sequence } => Chain::new(last_sequence, None, false, 0),
         Tail::Message(tail) => Chain::new(tail.sequence, Some(tail.position), true, 0),
@@ -201,6 +205,53 @@ async fn foreign_messages_are_refused() -> Result<()> {
     let stop = writer.await?.expect_err("a foreign message stops the writer");
     let report = outbox_bridge::exit::report(&stop);
     ensure!(report.contains("orders.foreign") && report.contains("no bridge wrote"), "{report}");
+    Ok(())
+}
+
+/// A message of somebody else gets in while many are on their way: nothing of ours may follow it, since the one whose place
+/// it took would be missing.
+async fn nothing_follows_a_foreign_message(mode: Mode, message_id: bool) -> Result<()> {
+    let nats = Nats::builder().start().await?;
+    create(&nats, true).await?;
+    let context = jetstream::new(nats.client().await?);
+    for round in 0..30 {
+        let Running { input, mut stored, writer } = start_with(&nats, mode, message_id).await?;
+        let feeding = tokio::spawn(async move {
+            // Few at a time, so that in mode fast single messages are on their way as well.
+            for number in 1_u64.. {
+                if input.send(vec![message(number)]).await.is_err() {
+                    break;
+                }
+            }
+        });
+        stored.wait_for(|stored| stored.done >= 100 + round * 10).await?;
+        let foreign = context.publish("orders.foreign", "x".into()).await?.await?.sequence;
+        let ended = tokio::time::timeout(Duration::from_secs(30), writer).await;
+        let stop = ended.context("the foreign message was not noticed")??.expect_err("it stops the writer");
+        feeding.await?;
+        let report = outbox_bridge::exit::report(&stop);
+        ensure!(report.contains("no bridge wrote"), "{report}");
+        let state = context.get_stream(STREAM).await?.cached_info().state.clone();
+        ensure!(
+            state.last_sequence == foreign,
+            "round {round}: {} messages follow the foreign one",
+            state.last_sequence - foreign
+        );
+        context.delete_stream(STREAM).await?;
+        create(&nats, true).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_follows_a_foreign_message_whatever_the_mode() -> Result<()> {
+    for mode in [Mode::Fast, Mode::Pipelined] {
+        for message_id in [true, false] {
+            nothing_follows_a_foreign_message(mode, message_id)
+                .await
+                .with_context(|| format!("mode {mode}, message_id {message_id}"))?;
+        }
+    }
     Ok(())
 }
 

@@ -338,6 +338,35 @@ async fn the_bridge_goes_on_behind_a_statement_if_told_so() -> Result<()> {
     bridge.stop().await
 }
 
+/// `REPLACE` of a row by one with the same id changes what is published already: it is no new event.
+async fn a_replaced_row_with_the_same_id(flavour: Flavour) -> Result<()> {
+    let world = World::of(flavour).start().await?;
+    let mut bridge = world.bridge().await?;
+    let mut conn = world.conn().await?;
+    let first = Event::new(0);
+    first.insert(&mut conn, TABLE).await?;
+    world.await_last(&mut bridge, STREAM, &first.id.to_string()).await?;
+    let again = Event::insert_sql(TABLE, &[first.clone().payload("{\"n\": 99}")]);
+    conn.query_drop(again.replacen("INSERT", "REPLACE", 1)).await?;
+    let next = Event::new(1);
+    next.insert(&mut conn, TABLE).await?;
+    world.await_last(&mut bridge, STREAM, &next.id.to_string()).await?;
+    let stored = world.stored(STREAM).await?;
+    ensure!(stored.len() == 2, "{} messages", stored.len());
+    ensure!(stored.first().is_some_and(|stored| stored.text() == first.payload), "the first one stands");
+    bridge.stop().await
+}
+
+#[tokio::test]
+async fn a_replaced_row_with_the_same_id_in_mysql() -> Result<()> {
+    a_replaced_row_with_the_same_id(Flavour::MySql).await
+}
+
+#[tokio::test]
+async fn a_replaced_row_with_the_same_id_in_mariadb() -> Result<()> {
+    a_replaced_row_with_the_same_id(Flavour::MariaDb).await
+}
+
 /// A table that stores nothing: committed inserts are in the log all the same, rolled-back ones are not.
 #[tokio::test]
 async fn a_blackhole_table() -> Result<()> {

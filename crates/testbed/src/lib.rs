@@ -15,6 +15,7 @@
 //! | `OUTBOX_TESTBED_CACHE` | the cache folder; else `$XDG_CACHE_HOME/outbox-bridge-testbed`, else `~/.cache/…` |
 //! | `OUTBOX_TESTBED_MYSQLD` | path of a `mysqld` to use, MySQL 8.0 or newer |
 //! | `OUTBOX_TESTBED_MARIADBD` | path of a `mariadbd` to use |
+//! | `OUTBOX_TESTBED_MARIADBD_NEXT` | path of a `mariadbd` of release 11 to use |
 //! | `OUTBOX_TESTBED_NATS_SERVER` | path of a `nats-server` to use where the newest is asked for |
 //!
 //! ```no_run
@@ -43,6 +44,7 @@ mod wheel;
 pub use mysql::{Flavour, MySql, MySqlBuilder};
 pub use nats::{Nats, NatsBuilder, NatsCluster};
 pub use port::Port;
+pub use process::freeze;
 pub use proxy::{Direction, FaultyProxy};
 pub use servers::{Server, prefetch_all};
 pub use tls::{Certificate, TlsMaterial};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::mysql::{self, Flavour};
+use crate::mysql::{self, Flavour, Release};
 use crate::nats;
 use crate::version::Version;
 
@@ -28,8 +28,12 @@ pub struct Server {
 pub async fn prefetch_all() -> Result<Vec<Server>> {
     tokio::task::spawn_blocking(|| {
         let mut servers = Vec::new();
-        for flavour in [Flavour::MySql, Flavour::MariaDb] {
-            let software = mysql::prefetch(flavour)?;
+        for (flavour, release) in [
+            (Flavour::MySql, Release::Usual),
+            (Flavour::MariaDb, Release::Usual),
+            (Flavour::MariaDb, Release::Next),
+        ] {
+            let software = mysql::prefetch(flavour, release)?;
             servers.push(Server {
                 name: flavour.to_string(),
                 version: software.version(),

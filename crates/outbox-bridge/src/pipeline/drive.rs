@@ -72,10 +72,13 @@ impl<C: Checkpoints> Run<'_, C> {
         let mut point = start;
         let mut waiting: VecDeque<(usize, Vec<Message>)> = VecDeque::new();
         let mut due = false;
+        // A definition was asked for, which the server may not be able to tell a second time: nothing more is taken until
+        // it stands in the checkpoint.
+        let mut defined = false;
         loop {
             // The point holds for what has been handed on; behind slow streams something nearly always waits, so a
             // checkpoint that is due is made at the next moment when nothing does.
-            if due && waiting.is_empty() {
+            if due && !defined && waiting.is_empty() {
                 due = false;
                 self.checkpoint(&point).await?;
             }
@@ -94,8 +97,18 @@ impl<C: Checkpoints> Run<'_, C> {
                         permit.send(messages);
                     }
                 }
-                batch = incoming.recv(), if waiting.is_empty() => {
+                () = all_stored(&mut self.lanes), if due && defined && waiting.is_empty() => {
+                    due = false;
+                    self.snapshot = None;
+                    self.save(point.clone()).await?;
+                    defined = self.saved.as_ref().is_none_or(|(saved, _)| *saved != point);
+                }
+                batch = incoming.recv(), if waiting.is_empty() && !defined => {
                     if let Some(batch) = batch {
+                        let known = &point.definitions;
+                        let mut definitions = batch.point.definitions.iter();
+                        defined = definitions.any(|(table, new)| known.get(table) != Some(new));
+                        due |= defined;
                         point = batch.point;
                         self.route(batch.messages, &mut waiting);
                     }
@@ -280,6 +293,16 @@ impl<C: Checkpoints> Run<'_, C> {
             }
             Ok(Err(Stop::Behind { .. })) | Err(_) => Err(PipelineError::Deadline),
             Ok(Err(stop)) => Err(PipelineError::Writer(stop)),
+        }
+    }
+}
+
+/// Waits until every lane has stored what was routed to it; for ever if a writer has ended, which is noticed elsewhere.
+async fn all_stored(lanes: &mut [Lane]) {
+    for lane in lanes {
+        let routed = lane.routed;
+        if lane.stored.wait_for(|stored| stored.done >= routed).await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 }

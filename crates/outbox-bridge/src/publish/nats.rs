@@ -3,7 +3,7 @@
 //! Answers come to an inbox of the wire's own, so that neither the client's request multiplexer nor its timeouts stand
 //! between: the subject of an answer says what it is about.
 
-use std::{str::FromStr as _, time::Duration};
+use std::{borrow::Cow, str::FromStr as _, time::Duration};
 
 use async_nats::{
     Client, HeaderMap, HeaderName, StatusCode, Subscriber,
@@ -22,7 +22,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::{
-    Tail, TailMessage,
+    Message, Tail, TailMessage,
     wire::{Delivery, Envelope, Operation, Reply, ReplyTo, Wire, WireError},
 };
 
@@ -37,6 +37,7 @@ pub struct NatsWire {
     client: Client,
     context: jetstream::Context,
     stream: String,
+    /// Whether the event's id is the message's.
     message_id: bool,
     inbox: String,
     /// Makes the names of batches unique on the server.
@@ -68,6 +69,12 @@ impl NatsWire {
         Ok(Self { client, context, stream, message_id, inbox, unique, answers, disconnects })
     }
 
+    /// What is sent as a message's id: the event's, or where that is not wanted the row's position, which no other row has.
+    /// Single messages always have one, so that the next can name it.
+    fn message_id<'a>(&self, message: &'a Message) -> Cow<'a, str> {
+        if self.message_id { Cow::Borrowed(&message.id) } else { Cow::Owned(message.position().to_string()) }
+    }
+
     /// What the subject of an answer says, and with the answer itself what happened; `None` for what is not an answer.
     fn delivery(&self, message: &async_nats::Message) -> Option<Delivery> {
         let reply = || parse_reply(message);
@@ -93,7 +100,7 @@ impl Wire for NatsWire {
             // It would be queued and sent after the reconnect, behind a hole; the loss is reported by `receive`.
             return Ok(());
         }
-        let Envelope { message, expected_last_sequence, expected_last_id, reply_to } = envelope;
+        let Envelope { message, expected_last_sequence, after, reply_to } = envelope;
         let (reply, end) = match reply_to {
             ReplyTo::Single { epoch, sequence } => (format!("{}.s.{epoch}.{sequence}", self.inbox), false),
             // ADR-50: <prefix>.<batch>.<flow>.<gap mode>.<number>.<operation>.$FI
@@ -117,10 +124,11 @@ impl Wire for NatsWire {
                 HeaderName::from_static(header::EXPECTED_LAST_SEQUENCE),
                 async_nats::HeaderValue::from(expected_last_sequence),
             );
-            if self.message_id {
-                headers.insert(HeaderName::from_static(header::MESSAGE_ID), message.id.as_str());
-                if let Some(id) = expected_last_id {
-                    headers.insert(HeaderName::from_static(header::EXPECTED_LAST_MESSAGE_ID), id);
+            if self.message_id || matches!(reply_to, ReplyTo::Single { .. }) {
+                headers.insert(HeaderName::from_static(header::MESSAGE_ID), &*self.message_id(message));
+                if let Some(after) = after {
+                    let name = HeaderName::from_static(header::EXPECTED_LAST_MESSAGE_ID);
+                    headers.insert(name, &*self.message_id(after));
                 }
             }
             headers.insert(HeaderName::from_static(header::CE_ID), message.id.as_str());

@@ -45,9 +45,9 @@ pub struct Envelope<'a> {
     pub message: &'a Message,
     /// The sequence that the stream must end with.
     pub expected_last_sequence: u64,
-    /// The id of the message that the stream must end with, where one was sent just before and is not acknowledged yet. A
-    /// sequence alone does not do: a foreign message may have taken the place of that one.
-    pub expected_last_id: Option<&'a str>,
+    /// The single message that was sent just before and is not acknowledged yet: the stream must end with it. A sequence
+    /// alone does not do, since a foreign message may have taken the place of that one.
+    pub after: Option<&'a Message>,
     /// Where the answer goes.
     pub reply_to: ReplyTo,
 }

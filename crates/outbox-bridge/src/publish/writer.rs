@@ -253,6 +253,10 @@ impl<W: Wire> Writer<W> {
                 return Ok(());
             }
             if self.batch.is_none() && self.should_batch() {
+                // The server guards what is within a batch, but not the message on its way before it.
+                if self.sent > 0 {
+                    return Ok(());
+                }
                 self.batches += 1;
                 self.batch = Some(Batch {
                     number: self.batches,
@@ -283,16 +287,11 @@ impl<W: Wire> Writer<W> {
             let Some(message) = self.chain.get(self.sent) else { return Ok(()) };
             // Within a batch the server itself stops at the first message that it refuses.
             let previous = self.sent.checked_sub(1).filter(|_| self.batch.is_none());
-            let expected_last_id =
-                previous.and_then(|previous| self.chain.get(previous)).map(|previous| &*previous.id);
+            let after = previous.and_then(|previous| self.chain.get(previous));
             if self.sent == 0 {
                 self.progressed = Instant::now();
             }
-            match self
-                .wire
-                .send(Envelope { message, expected_last_sequence, expected_last_id, reply_to })
-                .await
-            {
+            match self.wire.send(Envelope { message, expected_last_sequence, after, reply_to }).await {
                 Ok(()) => self.sent += 1,
                 // All before it are to be stored first.
                 Err(_) if self.sent > 0 => {
@@ -330,7 +329,7 @@ impl<W: Wire> Writer<W> {
         let expected_last_sequence = batch.base + batch.sent;
         self.progressed = Instant::now();
         self.wire
-            .send(Envelope { message: last, expected_last_sequence, expected_last_id: None, reply_to })
+            .send(Envelope { message: last, expected_last_sequence, after: None, reply_to })
             .await
             .map_err(|source| Stop::Wire { stream: self.options.stream.clone(), source })
     }

@@ -495,7 +495,7 @@ impl Wire for SimulatedWire {
             generation,
             message: StoredMessage { id: envelope.message.id.clone(), position: envelope.message.position() },
             expected_last_sequence: envelope.expected_last_sequence,
-            expected_last_id: envelope.expected_last_id.map(str::to_owned),
+            expected_last_id: envelope.after.map(|after| after.id.clone()),
             reply_to: envelope.reply_to,
         };
         self.world.inputs[self.index].send(packet).ok();

@@ -236,20 +236,22 @@ impl LogSource {
         Ok(())
     }
 
-    /// Feeds one event to the assembler until it has taken it.
+    /// Feeds one event to the assembler until it has taken it; `true` if a definition was asked for.
     async fn feed(
         &self,
         open: &mut Open,
         event: &RawEvent,
         messages: &mut Vec<(usize, Message)>,
-    ) -> Result<(), LogError> {
+    ) -> Result<bool, LogError> {
+        let mut defined = false;
         loop {
             let step = open.assembler.take(event, messages)?;
             let again = matches!(step, Step::Define(_));
             self.follow(open, step).await?;
             if !again {
-                return Ok(());
+                return Ok(defined);
             }
+            defined = true;
         }
     }
 
@@ -258,6 +260,8 @@ impl LogSource {
         let mut events = 0;
         let mut bytes = 0;
         let mut counted = 0;
+        // A definition is to stand in a checkpoint before more is read.
+        let mut defined = false;
         loop {
             bytes += messages
                 .iter()
@@ -266,7 +270,7 @@ impl LogSource {
                 .sum::<usize>();
             counted = messages.len();
             let full = counted >= BATCH_ROWS || bytes >= BATCH_BYTES || events >= BATCH_EVENTS;
-            if full {
+            if full || defined {
                 break;
             }
             if let Some(replay) = &mut open.replay {
@@ -278,7 +282,7 @@ impl LogSource {
             }
             if let Some(payload) = &mut open.payload {
                 match payload.next_event()? {
-                    Some(event) => self.feed(open, &event, &mut messages).await?,
+                    Some(event) => defined = self.feed(open, &event, &mut messages).await?,
                     None => open.payload = None,
                 }
                 continue;
@@ -292,7 +296,7 @@ impl LogSource {
                 },
             };
             events += 1;
-            self.feed(open, &event, &mut messages).await?;
+            defined = self.feed(open, &event, &mut messages).await?;
         }
         let (foreign_rows, transactions) = open.assembler.take_counts();
         self.metrics.foreign_rows.increment(foreign_rows);

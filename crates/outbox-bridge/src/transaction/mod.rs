@@ -11,11 +11,16 @@
 //!   ([`Step::Replay`]). The same way serves XA transactions, whose rows stand far before their commit.
 
 mod error;
+mod fate;
 mod rows;
+mod skip;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use outbox_event::log_file_number;
+
+use self::fate::{Fate, PreparedState, Waiting};
+use self::skip::Skip;
 
 pub use self::error::TransactionError;
 pub use self::rows::{OutboxRows, RowsError, Taken};
@@ -24,7 +29,6 @@ use crate::{
     config::TableName,
     decode::{ColumnDefinition, RowsKind},
     publish::{Message, TransactionId},
-    route::finish,
     source::{
         RawEvent,
         connection::Flavour,
@@ -68,17 +72,6 @@ pub struct Replay {
     pub transaction: Arc<TransactionId>,
 }
 
-/// A prepared XA transaction.
-#[derive(Debug)]
-struct PreparedState {
-    file: String,
-    offset: u64,
-    has_rows: bool,
-    /// Its messages, unless they are too large to be held.
-    messages: Option<Vec<(usize, Message)>>,
-    bytes: usize,
-}
-
 /// The group of events that is open.
 #[derive(Debug)]
 struct Group {
@@ -96,25 +89,6 @@ struct Group {
     overflown: bool,
     /// XA: the transaction's XID, once its prepare is seen to come.
     xid: Option<String>,
-}
-
-/// A group that has ended and whose rows are not yet sent.
-#[derive(Debug)]
-struct Waiting {
-    transaction: Arc<TransactionId>,
-    gtid: Option<Gtid>,
-    /// The prepared transaction that it commits.
-    xid: Option<String>,
-}
-
-/// How a group ends.
-#[derive(Debug)]
-enum Fate {
-    Committed,
-    RolledBack,
-    Prepared(String),
-    CommittedPrepared(String),
-    RolledBackPrepared(String),
 }
 
 /// What the first group must be.
@@ -138,9 +112,7 @@ pub struct Assembler {
     file: Arc<str>,
     file_number: u64,
     expected: Expected,
-    /// Transactions among the executed ones are skipped: with MySQL, whose sets are exact, always; with MariaDB, whose
-    /// sets name only the last one of a domain, after a start from a set until the first that is not among them.
-    skip_executed: bool,
+    skip: Skip,
     /// Up to this offset of the first file only the GTIDs are taken, to know the executed ones.
     scan_until: Option<u64>,
     executed: Option<GtidSet>,
@@ -183,7 +155,7 @@ impl Assembler {
             file: point.file.as_str().into(),
             file_number: log_file_number(&point.file).unwrap_or_default(),
             expected,
-            skip_executed: flavour == Flavour::MySql || point.at == At::Gtids,
+            skip: Skip::new(flavour, executed.as_ref().filter(|_| point.at == At::Gtids)),
             scan_until: executed.is_none().then_some(point.offset),
             executed,
             prepared: prepared.collect(),
@@ -303,9 +275,10 @@ impl Assembler {
                     Some(GtidSet::from_previous_gtids(&body).map_err(|source| self.bad_event(source))?);
                 Ok(Step::Continue)
             }
-            Event::GtidList(body) if self.executed.is_none() => {
-                self.executed =
-                    Some(GtidSet::from_gtid_list(&body).map_err(|source| self.bad_event(source))?);
+            Event::GtidList(body) => {
+                let before = GtidSet::from_gtid_list(&body).map_err(|source| self.bad_event(source))?;
+                self.skip.pass(&before);
+                self.executed.get_or_insert(before);
                 Ok(Step::Continue)
             }
             Event::Incident { message } => Err(TransactionError::Incident { at: self.at(), text: message }),
@@ -361,8 +334,7 @@ impl Assembler {
         if real && self.group.is_none() && !matches!(self.expected, Expected::Done(_) | Expected::Pending(_))
         {
             // An idle server's old logs are purged: the point must not stay in them.
-            let skipping = self.skip_executed && self.flavour == Flavour::MariaDb;
-            let at = if skipping { At::Gtids } else { At::Boundary };
+            let at = if self.skip.is_under_way() { At::Gtids } else { At::Boundary };
             self.point = (file, offset.max(4), at);
         }
         Ok(Step::Continue)
@@ -391,11 +363,8 @@ impl Assembler {
             }
             Expected::Pending(expected) => self.verify(&expected, &transaction)?,
         }
-        if self.skip_executed {
-            let executed =
-                gtid.gtid.as_ref().zip(self.executed.as_ref()).is_some_and(|(gtid, set)| set.contains(gtid));
-            skip |= executed;
-            self.skip_executed = executed || self.flavour == Flavour::MySql;
+        if let Some(gtid) = &gtid.gtid {
+            skip |= self.skip.is_done(gtid, self.executed.as_ref());
         }
         self.rows.forget_table_maps();
         self.group = Some(Group {
@@ -507,146 +476,6 @@ impl Assembler {
             group.messages = Vec::new();
         }
         Ok(Step::Continue)
-    }
-
-    /// The open group ends.
-    fn end(&mut self, fate: Fate, out: &mut Vec<(usize, Message)>) -> Result<Step, TransactionError> {
-        let Some(group) = self.group.take() else { return Err(TransactionError::Stray { at: self.at() }) };
-        let Group { transaction, gtid, skip, mut messages, bytes, overflown, .. } = group;
-        match fate {
-            // The point stands at this very transaction, or this is a transaction before it.
-            _ if skip => self.end_skipped(fate, &transaction),
-            Fate::Committed if overflown => {
-                let replay = Replay {
-                    file: transaction.file.to_string(),
-                    offset: transaction.offset,
-                    transaction: transaction.clone(),
-                };
-                self.waiting = Some(Waiting { transaction, gtid, xid: None });
-                return Ok(Step::Replay(replay));
-            }
-            Fate::Committed => self.release(&mut messages, &transaction, out),
-            Fate::RolledBack => {}
-            Fate::Prepared(xid) => {
-                let state = PreparedState {
-                    file: transaction.file.to_string(),
-                    offset: transaction.offset,
-                    has_rows: overflown || !messages.is_empty(),
-                    messages: (!overflown).then_some(messages),
-                    bytes: if overflown { 0 } else { bytes },
-                };
-                self.forget_prepared(&xid);
-                self.prepared_bytes += state.bytes;
-                self.prepared.insert(xid, state);
-            }
-            Fate::RolledBackPrepared(xid) => {
-                self.forget_prepared(&xid);
-            }
-            Fate::CommittedPrepared(xid) => match self.prepared.get(&xid) {
-                // It stays among the prepared ones until its rows are sent: a restart must find it there.
-                Some(PreparedState { file, offset, has_rows: true, messages: None, .. }) => {
-                    let replay =
-                        Replay { file: file.clone(), offset: *offset, transaction: transaction.clone() };
-                    self.waiting = Some(Waiting { transaction, gtid, xid: Some(xid) });
-                    return Ok(Step::Replay(replay));
-                }
-                Some(_) => {
-                    let state = self.forget_prepared(&xid);
-                    let mut messages = state.and_then(|state| state.messages).unwrap_or_default();
-                    self.release(&mut messages, &transaction, out);
-                }
-                None => {
-                    let (file, offset) = (transaction.file.to_string(), transaction.offset);
-                    self.waiting = Some(Waiting { transaction, gtid, xid: None });
-                    return Ok(Step::FindPrepare { xid, file, offset });
-                }
-            },
-        }
-        self.done(&transaction, gtid.as_ref(), skip);
-        Ok(Step::Continue)
-    }
-
-    /// A group that is not to be published ends. What it says of prepared transactions holds all the same.
-    fn end_skipped(&mut self, fate: Fate, transaction: &TransactionId) {
-        match fate {
-            Fate::Committed | Fate::RolledBack => {}
-            Fate::CommittedPrepared(xid) | Fate::RolledBackPrepared(xid) => {
-                self.forget_prepared(&xid);
-            }
-            Fate::Prepared(xid) => {
-                let known = self.prepared.get(&xid).is_some_and(|state| {
-                    state.file == *transaction.file && state.offset == transaction.offset
-                });
-                // The name may have been used before. Its rows were not looked at, so there may be some.
-                if !known {
-                    self.forget_prepared(&xid);
-                    let state = PreparedState {
-                        file: transaction.file.to_string(),
-                        offset: transaction.offset,
-                        has_rows: true,
-                        messages: None,
-                        bytes: 0,
-                    };
-                    self.prepared.insert(xid, state);
-                }
-            }
-        }
-    }
-
-    fn forget_prepared(&mut self, xid: &str) -> Option<PreparedState> {
-        let state = self.prepared.remove(xid)?;
-        self.prepared_bytes -= state.bytes;
-        Some(state)
-    }
-
-    fn release(
-        &mut self,
-        messages: &mut Vec<(usize, Message)>,
-        transaction: &Arc<TransactionId>,
-        out: &mut Vec<(usize, Message)>,
-    ) {
-        self.transactions += u64::from(!messages.is_empty());
-        let mut numbers = Numbers::default();
-        for (stream, mut message) in messages.drain(..) {
-            finish(&mut message, transaction, numbers.next(stream));
-            out.push((stream, message));
-        }
-    }
-
-    /// All of a transaction is done. Only now is it among the executed ones: an open one may never be committed, and its
-    /// GTID be given out again, or its rows may have to be read again.
-    fn done(&mut self, transaction: &TransactionId, gtid: Option<&Gtid>, skipped: bool) {
-        if let (Some(gtid), Some(executed)) = (gtid, &mut self.executed)
-            && (!skipped || !executed.contains(gtid))
-        {
-            executed.add(gtid);
-        }
-        let identity =
-            Transaction { gtid: transaction.gtid.clone(), committed_micros: transaction.committed_micros };
-        let skipping = self.skip_executed && self.flavour == Flavour::MariaDb;
-        let at = if skipping { At::Gtids } else { At::Done(identity) };
-        self.point = (transaction.file.to_string(), transaction.offset, at);
-    }
-
-    /// The rows of the transaction of [`Step::Replay`] have all been sent.
-    pub fn replayed(&mut self) {
-        self.transactions += 1;
-        if let Some(Waiting { transaction, gtid, xid }) = self.waiting.take() {
-            if let Some(xid) = xid {
-                self.forget_prepared(&xid);
-            }
-            self.done(&transaction, gtid.as_ref(), false);
-        }
-    }
-
-    /// Where the prepare of [`Step::FindPrepare`] stands; the next step.
-    pub fn found(&mut self, file: String, offset: u64) -> Step {
-        match &self.waiting {
-            Some(Waiting { transaction, .. }) => {
-                Step::Replay(Replay { file, offset, transaction: transaction.clone() })
-            }
-            None => Step::Continue,
-        }
     }
 }
 

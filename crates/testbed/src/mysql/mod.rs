@@ -12,7 +12,7 @@ use mysql_async::prelude::{FromRow, Queryable as _};
 use mysql_async::{Conn, Opts, OptsBuilder};
 
 pub use self::software::Flavour;
-pub(crate) use self::software::Software;
+pub(crate) use self::software::{Release, Software};
 use self::software::{check_option, option};
 use crate::port::Port;
 use crate::process::{Process, Signal, tail};
@@ -48,10 +48,18 @@ const MARIADB_OPTIONS: [&str; 2] = ["--binlog-format=ROW", "--gtid-strict-mode=O
 #[derive(Debug, Clone)]
 pub struct MySqlBuilder {
     flavour: Flavour,
+    release: Release,
     options: Vec<String>,
 }
 
 impl MySqlBuilder {
+    /// Takes the next release instead of the usual one: MariaDB 11 instead of 10.11. MySQL has no other one.
+    #[must_use]
+    pub fn next_release(mut self) -> Self {
+        self.release = Release::Next;
+        self
+    }
+
     /// Adds a server option, such as `--binlog-row-image=MINIMAL`. It wins over defaults and earlier ones.
     #[must_use]
     pub fn option(mut self, option: impl Into<String>) -> Self {
@@ -82,12 +90,12 @@ impl MySqlBuilder {
         for option in &self.options {
             check_option(option)?;
         }
-        let flavour = self.flavour;
+        let (flavour, release) = (self.flavour, self.release);
         let folder = tempfile::Builder::new().prefix("outbox-testbed-mysql-").tempdir()?;
         let data = folder.path().join("data");
         let target = data.clone();
         let software = tokio::task::spawn_blocking(move || {
-            let software = Software::get(flavour)?;
+            let software = Software::get(flavour, release)?;
             template::copy(&template::get(&software)?, &target)?;
             anyhow::Ok(software)
         })
@@ -127,7 +135,7 @@ impl MySql {
     /// A server of the given flavour to be.
     #[must_use]
     pub fn builder_of(flavour: Flavour) -> MySqlBuilder {
-        MySqlBuilder { flavour, options: Vec::new() }
+        MySqlBuilder { flavour, release: Release::Usual, options: Vec::new() }
     }
 
     /// Starts the server again after [`kill`](Self::kill) or [`stop`](Self::stop), on the same port and data.
@@ -193,7 +201,7 @@ impl MySql {
     ///
     /// When it does not run.
     pub fn pause(&self) -> Result<()> {
-        self.process()?.signal(Signal::STOP)
+        self.process()?.pause()
     }
 
     /// Lets a paused server go on.
@@ -202,7 +210,7 @@ impl MySql {
     ///
     /// When it does not run.
     pub fn resume(&self) -> Result<()> {
-        self.process()?.signal(Signal::CONT)
+        self.process()?.resume()
     }
 
     /// A new connection as `root`, over TCP and without TLS.
@@ -314,6 +322,8 @@ impl MySql {
         let flavour = self.software.flavour();
         let mut command = self.software.server();
         command.arg(option("--datadir=", &self.data)).arg(format!("--port={}", self.port()));
+        // What a killed server leaves there goes with its folder.
+        command.arg(option("--tmpdir=", self.folder.path()));
         command.args(template::storage_options(flavour)).args(COMMON_OPTIONS);
         match flavour {
             Flavour::MySql => command.args(MYSQL_OPTIONS),
@@ -338,8 +348,8 @@ impl MySql {
 }
 
 /// Gets MySQL or MariaDB with its data template; what [`crate::prefetch_all`] does.
-pub(crate) fn prefetch(flavour: Flavour) -> Result<Software> {
-    let software = Software::get(flavour)?;
+pub(crate) fn prefetch(flavour: Flavour, release: Release) -> Result<Software> {
+    let software = Software::get(flavour, release)?;
     template::get(&software)?;
     Ok(software)
 }

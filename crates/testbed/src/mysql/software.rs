@@ -21,6 +21,15 @@ pub enum Flavour {
     MariaDb,
 }
 
+/// Which release of a flavour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Release {
+    /// The one that nearly all tests run on: MySQL 9, MariaDB 10.11.
+    Usual,
+    /// The next one that Debian has: MariaDB 11. For MySQL there is none.
+    Next,
+}
+
 /// What is known beforehand about a flavour.
 struct Facts {
     shelf: &'static str,
@@ -34,8 +43,15 @@ struct Facts {
 }
 
 impl Flavour {
-    fn facts(self) -> Facts {
+    fn facts(self, release: Release) -> Facts {
         match self {
+            Self::MariaDb if release == Release::Next => Facts {
+                shelf: "mariadb-next",
+                variable: "OUTBOX_TESTBED_MARIADBD_NEXT",
+                oldest: Version::new(11, 0, 0),
+                suite: "trixie",
+                ..self.facts(Release::Usual)
+            },
             // Only Debian's unstable suite has MySQL.
             Self::MySql => Facts {
                 shelf: "mysql",
@@ -74,6 +90,7 @@ impl fmt::Display for Flavour {
 #[derive(Debug, Clone)]
 pub(crate) struct Software {
     flavour: Flavour,
+    release: Release,
     version: Version,
     place: Place,
 }
@@ -88,22 +105,22 @@ enum Place {
 
 impl Software {
     /// Finds the server, or gets it. Blocks, for a minute where it has to be downloaded.
-    pub(crate) fn get(flavour: Flavour) -> Result<Self> {
-        let facts = flavour.facts();
+    pub(crate) fn get(flavour: Flavour, release: Release) -> Result<Self> {
+        let facts = flavour.facts(release);
         if let Some(named) = env::var_os(facts.variable) {
             let server = PathBuf::from(named);
-            return Self::installed(flavour, &server)
+            return Self::installed(flavour, release, &server)
                 .and_then(|software| software.with_context(|| format!("this is not {flavour}")))
                 .with_context(|| format!("{} names {}", facts.variable, server.display()));
         }
         for program in facts.programs {
             let Some(server) = find_program(program) else { continue };
             // A program of the machine that cannot be used is as good as none.
-            if let Ok(Some(software)) = Self::installed(flavour, &server) {
+            if let Ok(Some(software)) = Self::installed(flavour, release, &server) {
                 return Ok(software);
             }
         }
-        Self::private(flavour).with_context(|| {
+        Self::private(flavour, release).with_context(|| {
             format!(
                 "no {flavour} server: put `{}` {} or newer on PATH, or name it in {}, or use a machine whose \
                  apt can reach Debian's archive",
@@ -115,17 +132,17 @@ impl Software {
     }
 
     /// A server program of the machine, if it is of this flavour and new enough.
-    fn installed(flavour: Flavour, server: &Path) -> Result<Option<Self>> {
+    fn installed(flavour: Flavour, release: Release, server: &Path) -> Result<Option<Self>> {
         let text = run(Command::new(server).args(["--no-defaults", "--version"]))?;
         let version = Version::find(&text).with_context(|| format!("no version in `{}`", text.trim()))?;
-        let fits =
-            text.contains("MariaDB") == (flavour == Flavour::MariaDb) && version >= flavour.facts().oldest;
-        Ok(fits.then(|| Self { flavour, version, place: Place::Installed(server.to_owned()) }))
+        let fits = text.contains("MariaDB") == (flavour == Flavour::MariaDb)
+            && version >= flavour.facts(release).oldest;
+        Ok(fits.then(|| Self { flavour, release, version, place: Place::Installed(server.to_owned()) }))
     }
 
     /// The server from Debian's packages, from the cache if it is there.
-    fn private(flavour: Flavour) -> Result<Self> {
-        let facts = flavour.facts();
+    fn private(flavour: Flavour, release: Release) -> Result<Self> {
+        let facts = flavour.facts(release);
         let folder = Shelf::open(facts.shelf)?.find_or_build(
             |shelf| shelf.newest(|version| version >= facts.oldest),
             |folder| {
@@ -139,7 +156,8 @@ impl Software {
             },
         )?;
         let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        Ok(Self { flavour, version: name.parse()?, place: Place::Private(PrivateRoot::open(&folder)?) })
+        let place = Place::Private(PrivateRoot::open(&folder)?);
+        Ok(Self { flavour, release, version: name.parse()?, place })
     }
 
     pub(crate) fn flavour(&self) -> Flavour {
@@ -153,7 +171,7 @@ impl Software {
     /// Where the server program is.
     pub(crate) fn path(&self) -> PathBuf {
         match &self.place {
-            Place::Private(root) => root.path(self.flavour.facts().server),
+            Place::Private(root) => root.path(self.flavour.facts(self.release).server),
             Place::Installed(server) => server.clone(),
         }
     }
@@ -162,7 +180,7 @@ impl Software {
     pub(crate) fn server(&self) -> Command {
         let mut command = match &self.place {
             Place::Private(root) => {
-                let mut command = root.command(self.flavour.facts().server);
+                let mut command = root.command(self.flavour.facts(self.release).server);
                 let share = root.path("usr/share/mysql");
                 command.arg("--no-defaults");
                 command.arg(option("--basedir=", &root.path("usr")));
@@ -186,7 +204,7 @@ impl Software {
 
     /// A command that runs `mysqlbinlog`, if it is there.
     pub(crate) fn binlog(&self) -> Option<Command> {
-        let name = self.flavour.facts().binlog;
+        let name = self.flavour.facts(self.release).binlog;
         match &self.place {
             Place::Private(root) => {
                 let program = format!("usr/bin/{name}");

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::source::event::Event;
+use crate::{route::finish, source::event::Event};
 
 /// Something that a server writes into its log.
 #[derive(Debug, Clone)]
