@@ -181,7 +181,8 @@ impl Software {
         let mut command = match &self.place {
             Place::Private(root) => {
                 let mut command = root.command(self.flavour.facts(self.release).server);
-                let share = root.path("usr/share/mysql");
+                let share = SHARES.map(|share| root.path(share)).into_iter().find(|share| share.is_dir());
+                let share = share.unwrap_or_else(|| root.path("usr/share"));
                 command.arg("--no-defaults");
                 command.arg(option("--basedir=", &root.path("usr")));
                 command.arg(option("--lc-messages-dir=", &share));
@@ -217,21 +218,25 @@ impl Software {
         }
     }
 
-    /// The folder with the scripts that make MariaDB's system tables.
-    pub(crate) fn scripts(&self) -> Result<PathBuf> {
-        const SCRIPT: &str = "mysql_system_tables.sql";
+    /// The scripts that make MariaDB's system tables, in their order. Until 10.11 their names begin with `mysql`.
+    pub(crate) fn scripts(&self) -> Result<[PathBuf; 3]> {
         let shares = match &self.place {
-            Place::Private(root) => vec![root.path("usr/share/mysql")],
+            Place::Private(root) => SHARES.map(|share| root.path(share)).to_vec(),
             Place::Installed(server) => {
                 let share = self.prefix(server).unwrap_or_default().join("share");
                 vec![share.join("mysql"), share.join("mariadb"), share]
             }
         };
-        shares
-            .iter()
-            .find(|share| share.join(SCRIPT).is_file())
-            .cloned()
-            .with_context(|| format!("{SCRIPT} of MariaDB is in none of {shares:?}"))
+        for share in &shares {
+            for name in ["mariadb", "mysql"] {
+                let scripts = ["system_tables", "performance_tables", "system_tables_data"]
+                    .map(|script| share.join(format!("{name}_{script}.sql")));
+                if scripts.iter().all(|script| script.is_file()) {
+                    return Ok(scripts);
+                }
+            }
+        }
+        bail!("mariadb_system_tables.sql of MariaDB is in none of {shares:?}")
     }
 
     /// `/usr` for `/usr/sbin/mysqld`.
@@ -240,6 +245,9 @@ impl Software {
         Some(real.parent()?.parent()?.to_owned())
     }
 }
+
+/// Where packages keep messages, character sets and scripts.
+const SHARES: [&str; 2] = ["usr/share/mysql", "usr/share/mariadb"];
 
 /// An option whose value is a path.
 pub(crate) fn option(name: &str, path: &Path) -> std::ffi::OsString {

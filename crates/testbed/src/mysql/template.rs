@@ -51,11 +51,9 @@ fn initialise_mariadb(software: &Software, folder: &Path) -> Result<()> {
     fs::create_dir(folder.join("mysql"))?;
     // The anonymous users that MariaDB would make shadow `'user'@'%'` for local connections.
     let mut sql = String::from("USE mysql;\nSET @auth_root_socket=NULL;\nSET @skip_auth_anonymous=1;\n");
-    let scripts = software.scripts()?;
-    for script in ["mysql_system_tables.sql", "mysql_performance_tables.sql", "mysql_system_tables_data.sql"]
-    {
-        let path = scripts.join(script);
-        sql.push_str(&fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?);
+    for script in software.scripts()? {
+        let text = fs::read_to_string(&script);
+        sql.push_str(&text.with_context(|| format!("cannot read {}", script.display()))?);
     }
     let mut command = software.server();
     command.arg(option("--datadir=", folder)).args(storage_options(Flavour::MariaDb));
