@@ -5,6 +5,8 @@ mod demo;
 mod servers;
 mod stage;
 
+use std::io;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -33,7 +35,11 @@ fn main() -> Result<()> {
     let result = runtime.block_on(run(task));
     // A download that was interrupted is not waited for.
     runtime.shutdown_background();
-    result
+    // Who reads no further, as `head` does, has seen enough.
+    let unread = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    };
+    result.or_else(|error| if error.chain().any(unread) { Ok(()) } else { Err(error) })
 }
 
 async fn run(task: Task) -> Result<()> {

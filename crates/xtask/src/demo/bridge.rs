@@ -56,43 +56,29 @@ pub(crate) async fn build(selection: &[&str]) -> Result<PathBuf> {
 pub(super) struct Bridge {
     child: Child,
     _guard: Child,
-    log: PathBuf,
+    program: PathBuf,
+    configuration: PathBuf,
+    folder: PathBuf,
 }
 
 impl Bridge {
     /// Starts it and waits until it is ready.
     pub(super) async fn start(program: &Path, world: &World) -> Result<Self> {
         say("outbox-bridge run");
-        let folder = world.folder.path();
-        let log = folder.join("bridge.log");
-        let output = File::create(&log)?;
-        let child = Command::new(program)
-            .args(["run", "--config"])
-            .arg(world.configuration())
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            // A Ctrl-C at the terminal is for us; the bridge hears of it once all has arrived.
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .context("cannot start the bridge")?;
-        let number = child.id().context("the bridge has ended at once")?.to_string();
-        let guard = Command::new("sh")
-            .args(["-c", GUARD, &number])
-            .arg(folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .context("cannot start `sh`, which guards the bridge")?;
-        let mut bridge = Self { child, _guard: guard, log };
+        let (folder, configuration) = (world.folder.path().to_owned(), world.configuration());
+        let (child, guard) = spawn(program, &configuration, &folder)?;
+        let mut bridge = Self { child, _guard: guard, program: program.to_owned(), configuration, folder };
         if let Err(error) = bridge.await_ready(world).await {
             return Err(error.context(format!("the bridge's log ends:\n{}", bridge.log())));
         }
         Ok(bridge)
+    }
+
+    /// Kills it without warning, and starts it again.
+    pub(super) async fn kill_and_start_again(&mut self) -> Result<()> {
+        self.child.kill().await?;
+        (self.child, self._guard) = spawn(&self.program, &self.configuration, &self.folder)?;
+        Ok(())
     }
 
     async fn await_ready(&mut self, world: &World) -> Result<()> {
@@ -133,16 +119,49 @@ impl Bridge {
     /// The end of its log.
     pub(super) fn log(&self) -> String {
         let mut bytes = Vec::new();
-        match File::open(&self.log).and_then(|mut file| file.read_to_end(&mut bytes)) {
+        let log = log_path(&self.folder);
+        match File::open(&log).and_then(|mut file| file.read_to_end(&mut bytes)) {
             Ok(_) => {
                 let text = String::from_utf8_lossy(&bytes);
                 let lines: Vec<&str> = text.lines().collect();
                 let skipped = lines.len().saturating_sub(LOG_LINES_MAX);
                 lines.into_iter().skip(skipped).collect::<Vec<_>>().join("\n")
             }
-            Err(error) => format!("({} cannot be read: {error})", self.log.display()),
+            Err(error) => format!("({} cannot be read: {error})", log.display()),
         }
     }
+}
+
+fn log_path(folder: &Path) -> PathBuf {
+    folder.join("bridge.log")
+}
+
+/// The bridge, and its guard. What it prints is appended to its log.
+fn spawn(program: &Path, configuration: &Path, folder: &Path) -> Result<(Child, Child)> {
+    let output = File::options().create(true).append(true).open(log_path(folder))?;
+    let child = Command::new(program)
+        .args(["run", "--config"])
+        .arg(configuration)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        // A Ctrl-C at the terminal is for us; the bridge hears of it once all has arrived.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .context("cannot start the bridge")?;
+    let number = child.id().context("the bridge has ended at once")?.to_string();
+    let guard = Command::new("sh")
+        .args(["-c", GUARD, &number])
+        .arg(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .context("cannot start `sh`, which guards the bridge")?;
+    Ok((child, guard))
 }
 
 async fn readyz(address: std::net::SocketAddr) -> Result<String> {

@@ -21,6 +21,7 @@ use testbed::Flavour;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, Interval};
 use uuid::Uuid;
 
 use self::bridge::Bridge;
@@ -47,6 +48,12 @@ pub(crate) struct Options {
     /// Use MariaDB in place of MySQL
     #[arg(long)]
     mariadb: bool,
+    /// Kill the bridge with SIGKILL every so many seconds, and start it again at once
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    kill_every: Option<u64>,
+    /// Build the bridge for release, which takes some minutes more the first time
+    #[arg(long, conflicts_with = "bridge")]
+    release: bool,
     /// Start this binary of the bridge instead of building one
     #[arg(long, value_name = "FILE")]
     bridge: Option<PathBuf>,
@@ -55,7 +62,8 @@ pub(crate) struct Options {
 impl Options {
     /// A short demo with a binary that was built already.
     pub(crate) fn rehearsal(mariadb: bool, bridge: PathBuf) -> Self {
-        Self { events: Some(100), rate: None, mariadb, bridge: Some(bridge) }
+        let bridge = Some(bridge);
+        Self { events: Some(100), rate: None, mariadb, kill_every: None, release: false, bridge }
     }
 
     fn flavour(&self) -> Flavour {
@@ -87,7 +95,10 @@ pub(crate) async fn run(options: Options) -> Result<()> {
 async fn prepare(options: &Options) -> Result<(World, Bridge)> {
     let program = match &options.bridge {
         Some(program) => program.clone(),
-        None => build(&["--package", "outbox-bridge", "--bins"]).await?,
+        None => {
+            let package = ["--package", "outbox-bridge", "--bins", "--release"];
+            build(package.get(..if options.release { 4 } else { 3 }).unwrap_or(&package)).await?
+        }
     };
     let world = World::start(options.flavour(), &program).await?;
     let bridge = Bridge::start(&program, &world).await?;
@@ -123,6 +134,8 @@ struct Seen {
     committed: u64,
     rolled_back: HashSet<Uuid>,
     arrived: Vec<Event>,
+    /// How often the bridge was killed.
+    kills: u64,
     /// When `COMMIT` was sent, of events that have not arrived; only where the server's log does not say it.
     sent: HashMap<Uuid, OffsetDateTime>,
     latencies: Vec<Duration>,
@@ -149,12 +162,20 @@ async fn watch_events(
 
     let mut seen = Seen::default();
     let mut writing = true;
+    let mut kills = options.kill_every.map(|seconds| {
+        let period = Duration::from_secs(seconds);
+        tokio::time::interval_at(Instant::now() + period, period)
+    });
     loop {
         let complete = seen.arrived.len() as u64 >= seen.committed;
         let patience = if complete { QUIET } else { PATIENCE };
         tokio::select! {
-            // The writer's reports first, so that a message finds the time when its `COMMIT` was sent.
             biased;
+            () = next(&mut kills), if writing || !complete => {
+                bridge.kill_and_start_again().await?;
+                seen.kills += 1;
+            }
+            // The writer's reports first, so that a message finds the time when its `COMMIT` was sent.
             report = reports.recv(), if writing => match report {
                 Some(report) => take_report(&mut seen, &mut screen, report)?,
                 None => writing = false,
@@ -177,6 +198,16 @@ async fn watch_events(
         options.events.unwrap_or_default()
     );
     Ok(())
+}
+
+/// The next time of these; never, if there are none.
+async fn next(times: &mut Option<Interval>) {
+    match times {
+        Some(times) => {
+            times.tick().await;
+        }
+        None => std::future::pending().await,
+    }
 }
 
 fn take_report(seen: &mut Seen, screen: &mut Screen, report: Report) -> Result<()> {
@@ -233,15 +264,19 @@ async fn conclude(options: &Options, world: &World, seen: &Seen) -> Result<()> {
         seen.arrived.len(),
         seen.rolled_back.len()
     );
+    if seen.kills > 0 {
+        println!("the bridge was killed with SIGKILL {} times", seen.kills);
+    }
     if let Some((p50, p99)) = verdict::percentiles(&seen.latencies) {
         let from = match options.flavour() {
             Flavour::MySql => "ce-time, when MySQL committed,",
             Flavour::MariaDb => "the moment when COMMIT was sent (MariaDB's log has whole seconds only)",
         };
         println!(
-            "commit to stored: p50 {}, p99 {}, from {from} to the stream's timestamp; development build",
+            "commit to stored: p50 {}, p99 {}, from {from} to the stream's timestamp{}",
             show::milliseconds(p50),
-            show::milliseconds(p99)
+            show::milliseconds(p99),
+            if options.release { "" } else { "; development build" }
         );
     }
     if problems.is_empty() {
