@@ -324,3 +324,6 @@ fn rfc3339_micros(micros: u64) -> String {
     let (hour, minute, second, micro) = clock.as_hms_micro();
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micro:06}Z")
 }
+
+#[cfg(test)]
+mod tests;

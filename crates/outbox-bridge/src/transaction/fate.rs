@@ -152,6 +152,9 @@ impl Assembler {
     /// All of a transaction is done. Only now is it among the executed ones: an open one may never be committed, and its
     /// GTID be given out again, or its rows may have to be read again.
     fn done(&mut self, transaction: &TransactionId, gtid: Option<&Gtid>, skipped: bool) {
+        if let Some(gtid) = gtid {
+            self.skip.pass(gtid);
+        }
         if let (Some(gtid), Some(executed)) = (gtid, &mut self.executed)
             && (!skipped || !executed.contains(gtid))
         {

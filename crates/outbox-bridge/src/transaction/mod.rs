@@ -277,7 +277,7 @@ impl Assembler {
             }
             Event::GtidList(body) => {
                 let before = GtidSet::from_gtid_list(&body).map_err(|source| self.bad_event(source))?;
-                self.skip.pass(&before);
+                self.skip.pass_all(&before);
                 self.executed.get_or_insert(before);
                 Ok(Step::Continue)
             }

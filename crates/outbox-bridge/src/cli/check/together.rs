@@ -3,7 +3,7 @@
 
 use super::nats::Target;
 use super::progress::Start;
-use super::source::{Log, Payload, SUBJECT, Source};
+use super::source::{Log, Numbered, Payload, SUBJECT, Source};
 use super::{Finding, Severity};
 use crate::config::{Config, StartPosition};
 use crate::source::gtid::GtidSet;
@@ -12,6 +12,9 @@ use crate::source::gtid::GtidSet;
 pub(super) fn assess(config: &Config, source: &Source, target: &Target) -> Vec<Finding> {
     let mut findings: Vec<Finding> =
         source.payloads.iter().filter_map(|payload| too_large(payload, target)).collect();
+    if config.publish.message_id {
+        findings.extend(equal_ids(&source.numbered));
+    }
     if let Some(log) = &source.log {
         findings.extend(misplaced(config, log, &target.progress.start));
     }
@@ -35,6 +38,22 @@ fn too_large(payload: &Payload, target: &Target) -> Option<Finding> {
         limit.setting, limit.bytes
     );
     Some(Finding::new(Severity::Warning, format!("table {}", payload.table), problem, remedy))
+}
+
+/// Numbers of two tables in one stream: those that both have look like duplicates.
+fn equal_ids(tables: &[Numbered]) -> Vec<Finding> {
+    let clash = |(at, table): (usize, &Numbered)| {
+        let other = tables.iter().take(at).find(|other| other.stream == table.stream)?;
+        let problem = format!(
+            "column {} and {} of {} are numbers, and both tables publish to stream {}: of two rows with the same number the \
+             stream drops the second as a duplicate",
+            table.column, other.column, other.table, table.stream
+        );
+        let remedy =
+            "use UUIDs as ids, give each table a stream of its own, or set publish.message_id = false";
+        Some(Finding::new(Severity::Warning, format!("table {}", table.table), problem, remedy))
+    };
+    tables.iter().enumerate().filter_map(clash).collect()
 }
 
 /// `1048576 bytes (1 MiB)`.
@@ -113,6 +132,23 @@ mod tests {
         assert_eq!(too_large(&payload(1 << 26), &Target::default()), None, "the stream's limit is not known");
         assert_eq!(readable(1_500_000_000), "1500000000 bytes (1.3 GiB)");
         assert_eq!(readable(1000), "1000 bytes");
+    }
+
+    #[test]
+    fn numbers_of_two_tables_in_one_stream() {
+        let numbered = |table: &str, stream: &str| Numbered {
+            table: table.to_owned(),
+            stream: stream.to_owned(),
+            column: "id (bigint)".to_owned(),
+        };
+        let apart = [numbered("shop.a", "A"), numbered("shop.b", "B")];
+        assert_eq!(equal_ids(&apart), []);
+        let [finding] =
+            equal_ids(&[numbered("shop.a", "A"), numbered("shop.b", "B"), numbered("shop.c", "A")])
+                .try_into()
+                .expect("one finding");
+        let text = finding.to_string();
+        assert!(text.contains("shop.c") && text.contains("shop.a") && !text.contains("shop.b"), "{text}");
     }
 
     const UUID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";

@@ -39,6 +39,15 @@ pub(in crate::cli) struct Payload {
     pub(in crate::cli) bytes_max: u64,
 }
 
+/// A table whose ids are numbers, which other tables may have as well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::cli) struct Numbered {
+    pub(in crate::cli) table: String,
+    pub(in crate::cli) stream: String,
+    /// The column with its type: `id (bigint)`.
+    pub(in crate::cli) column: String,
+}
+
 impl Payload {
     /// No value is larger than the packet that it comes in.
     pub(super) fn capped(self, packet_bytes_max: Option<u64>) -> Self {
@@ -236,6 +245,19 @@ pub(super) fn payload(outbox: &Outbox, table: &Described) -> Option<Payload> {
         stream: outbox.stream.clone(),
         column: format!("{name} ({})", column.definition.column_type),
         bytes_max: column.bytes_max.or_else(unlimited)?,
+    })
+}
+
+/// What stands for the ids of `outbox`, if they are numbers.
+pub(super) fn numbered(outbox: &Outbox, table: &Described) -> Option<Numbered> {
+    let name = &outbox.columns.id;
+    let column = table.columns.iter().find(|column| column.definition.name.eq_ignore_ascii_case(name))?;
+    let spelled = &column.definition.column_type;
+    let base = spelled.split(['(', ' ']).next().unwrap_or_default().to_ascii_lowercase();
+    (base.ends_with("int") || base == "decimal").then(|| Numbered {
+        table: outbox.table.to_string(),
+        stream: outbox.stream.clone(),
+        column: format!("{name} ({spelled})"),
     })
 }
 

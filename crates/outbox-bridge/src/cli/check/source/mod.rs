@@ -14,7 +14,7 @@ use crate::exit::report;
 use crate::run::connect_options;
 use crate::source::connection::{Connection, ConnectionError, ConnectionErrorKind, Flavour, Row};
 
-pub(in crate::cli) use self::columns::Payload;
+pub(in crate::cli) use self::columns::{Numbered, Payload};
 pub(in crate::cli) use self::table::probe as probe_table;
 
 /// What the source is called in findings.
@@ -26,6 +26,8 @@ pub(super) struct Source {
     pub(super) findings: Vec<Finding>,
     /// How large payloads can get.
     pub(super) payloads: Vec<Payload>,
+    /// The tables whose ids are numbers.
+    pub(super) numbered: Vec<Numbered>,
     /// The server, if it could be asked.
     pub(super) log: Option<Log>,
 }
@@ -84,6 +86,7 @@ async fn ask(
     for outbox in &config.outboxes {
         let table = table::probe(connection, outbox).await?;
         source.findings.extend(table.findings);
+        source.numbered.extend(table.numbered);
         source
             .payloads
             .extend(table.payload.map(|payload| payload.capped(variables.number("max_allowed_packet"))));

@@ -1,6 +1,6 @@
 //! An outbox table: whether it is there, may be read, and is what the configuration says.
 
-use super::columns::{self, Described, Payload};
+use super::columns::{self, Described, Numbered, Payload};
 use super::{account, attempt, is_refusal};
 use crate::cli::check::{Finding, Severity};
 use crate::config::{Outbox, TableName};
@@ -16,6 +16,8 @@ pub(in crate::cli) struct Table {
     pub(in crate::cli) findings: Vec<Finding>,
     /// How large its payloads can get, if it is there.
     pub(in crate::cli) payload: Option<Payload>,
+    /// What stands for its ids, if they are numbers.
+    pub(in crate::cli) numbered: Option<Numbered>,
 }
 
 impl Table {
@@ -69,6 +71,7 @@ pub(in crate::cli) async fn probe(
             missing: false,
             findings: columns::assess(outbox, &described),
             payload: columns::payload(outbox, &described),
+            numbered: columns::numbered(outbox, &described),
         }),
         Ok(None) => {
             let problem = "can be read, but its definition cannot be seen";
