@@ -1,5 +1,7 @@
 //! The task that owns one stream: sends in order, believes only what fits, and after any doubt asks the stream itself.
 
+mod resume;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
@@ -9,15 +11,11 @@ use tokio::{
 };
 
 use super::{
-    chain::{Chain, Located},
+    chain::Chain,
     stop::{Doubt, Stop, code},
     wire::{Delivery, Envelope, Operation, Reply, ReplyTo, Wire},
 };
-use crate::{
-    backoff::Backoff,
-    metrics::StreamMetrics,
-    publish::{Message, Tail},
-};
+use crate::{backoff::Backoff, metrics::StreamMetrics, publish::Message};
 
 /// How messages are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,13 +97,6 @@ const FLOWS_OUTSTANDING: u64 = 2;
 const BATCH_MIN: usize = 64;
 /// A batch is ended when nothing came for so long, which also acknowledges its last messages.
 const BATCH_IDLE: Duration = Duration::from_millis(5);
-/// So often in a row may another writer be found ahead. One is normal: what a killed predecessor had on its way.
-const CONFLICTS_MAX: u32 = 3;
-/// So often in a row may the stream refuse the right sequence until its state is looked at.
-const REFUSALS_MAX: u32 = 4;
-/// Unanswered questions until the connection is given up.
-const UNANSWERED_MAX: u32 = 3;
-
 /// The one writer of a stream.
 #[derive(Debug)]
 pub struct Writer<W> {
@@ -483,124 +474,5 @@ impl<W: Wire> Writer<W> {
             }
             changed
         });
-    }
-
-    /// Backs off, lets what is in flight settle, and asks the stream where it ends until that is known.
-    async fn resume(&mut self, doubt: Doubt) -> Result<(), Stop> {
-        self.metrics.resumed(doubt.label());
-        if let Doubt::Refused(code, description) = &doubt {
-            tracing::warn!(stream = self.options.stream, code, description, "the stream refused a message");
-        }
-        let wrong_last_sequence = matches!(doubt, Doubt::Refused(code::WRONG_LAST_SEQUENCE, _));
-        let trouble = format!("resuming: {}", doubt.label());
-        let mut unanswered = 0;
-        let mut behind_since = None;
-        loop {
-            self.report(Some(&trouble));
-            tokio::time::sleep(self.backoff.wait()).await;
-            let tail = match self.wire.read_tail().await {
-                Ok(tail) => tail,
-                Err(error) if error.is_transient() => {
-                    unanswered += 1;
-                    tracing::warn!(stream = self.options.stream, %error, "the stream's last message cannot be read yet");
-                    if unanswered % UNANSWERED_MAX == 0 {
-                        self.wire.reconnect().await;
-                    }
-                    continue;
-                }
-                Err(source) => return Err(Stop::Wire { stream: self.options.stream.clone(), source }),
-            };
-            let acknowledged = self.chain.sequence();
-            let before = self.chain.len();
-            let located = self.chain.settle(&tail);
-            if located != Located::Advanced(0) {
-                self.suspect = None;
-            }
-            if located == Located::Ahead && matches!(tail, Tail::Empty { .. }) && !self.options.consumed {
-                return Err(Stop::Inconsistent {
-                    stream: self.options.stream.clone(),
-                    reason: format!(
-                        "it is empty and its last sequence is {}, but this bridge stored nothing after {acknowledged}",
-                        tail.sequence()
-                    ),
-                });
-            }
-            match located {
-                Located::Advanced(0) if wrong_last_sequence && self.refusals >= REFUSALS_MAX => {
-                    self.refusals = 0;
-                    self.check_deleted_tail().await?;
-                }
-                Located::Advanced(count) => {
-                    self.refusals += u32::from(wrong_last_sequence && count == 0);
-                }
-                Located::Ahead => {
-                    self.conflicts += 1;
-                    if self.conflicts > CONFLICTS_MAX {
-                        return Err(Stop::Conflict { stream: self.options.stream.clone() });
-                    }
-                }
-                Located::Inconsistent(reason) => {
-                    return Err(Stop::Inconsistent { stream: self.options.stream.clone(), reason });
-                }
-                Located::Behind => {
-                    let since = *behind_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= self.options.behind_patience {
-                        self.accept_deleted_tail(&tail, acknowledged).await?;
-                    } else {
-                        continue;
-                    }
-                }
-            }
-            let found = before - self.chain.len();
-            self.done += found as u64;
-            if found > 0 {
-                self.backoff.reset();
-                self.refusals = 0;
-            }
-            tracing::info!(
-                stream = self.options.stream,
-                cause = doubt.label(),
-                sequence = self.chain.sequence(),
-                found_stored = found,
-                "resumed from the stream's last message"
-            );
-            return Ok(());
-        }
-    }
-
-    /// The stream ends before what it acknowledged, and stays so: either its last messages were deleted by hand, which
-    /// its last sequence tells, or it has lost them.
-    async fn accept_deleted_tail(&mut self, tail: &Tail, acknowledged: u64) -> Result<(), Stop> {
-        let behind =
-            Stop::Behind { stream: self.options.stream.clone(), tail: tail.sequence(), acknowledged };
-        match self.wire.read_last_sequence().await {
-            Ok(last) => {
-                if self.chain.settle_deleted(last).is_none() {
-                    return Err(behind);
-                }
-                tracing::warn!(
-                    stream = self.options.stream,
-                    sequence = last,
-                    "the stream's last messages were deleted; going on behind them"
-                );
-                Ok(())
-            }
-            Err(_) => Err(behind),
-        }
-    }
-
-    /// The stream refuses the sequence behind its last message again and again: messages behind it were deleted.
-    async fn check_deleted_tail(&mut self) -> Result<(), Stop> {
-        match self.wire.read_last_sequence().await {
-            Ok(last) if last > self.chain.sequence() => Err(Stop::Inconsistent {
-                stream: self.options.stream.clone(),
-                reason: format!(
-                    "its last message is {}, its last sequence {last}: messages between were deleted, and nothing tells \
-                     whether they were rows of the outbox",
-                    self.chain.sequence()
-                ),
-            }),
-            Ok(_) | Err(_) => Ok(()),
-        }
     }
 }
