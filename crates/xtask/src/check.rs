@@ -40,7 +40,8 @@ pub(crate) async fn test() -> Result<()> {
     stages.work("build", async { build(&all).await.map(|program| bridge = program) }).await?;
     stages.work("demo, MySQL", Box::pin(demo::run(Options::rehearsal(false, bridge.clone())))).await?;
     stages.work("demo, MariaDB", Box::pin(demo::run(Options::rehearsal(true, bridge)))).await?;
-    stages.cargo("tests", &["test", "--workspace"])?;
+    // All of them, so that one run tells everything that is wrong.
+    stages.cargo("tests", &["test", "--workspace", "--no-fail-fast"])?;
     stages.summary();
     Ok(())
 }

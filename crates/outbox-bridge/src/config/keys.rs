@@ -151,7 +151,7 @@ pub const KEYS: &[Key] = &[
     key("publish.window", Integer { min: 1, max: 16_384 }, Default("4096"), "Messages in flight, a stream."),
     key("publish.window_bytes_max", Size { min: ByteSize::kib(64), max: ByteSize::mib(1024) }, Default("8MiB"), "Bytes in flight, a stream; one message may exceed it."),
     key("publish.message_id", Flag, Default("true"),
-        "Whether to set `Nats-Msg-Id`. The bridge does not need it; without it publishing is about a quarter faster."),
+        "Whether the event id is the message's `Nats-Msg-Id`, so that the server drops an id that comes twice. Without it rows are stored whatever their id, and batches go without any id, which is about a quarter faster; single messages have their position instead."),
     key("publish.ack_timeout", milliseconds(100, HOUR), Default("5s"), "How long an acknowledgement may take before the writer resumes from the stream's tail."),
 
     key("checkpoint.bucket", Text, Default("OUTBOX_BRIDGE"), "The key-value bucket, `[A-Za-z0-9_-]+`; created if it does not exist."),
