@@ -300,7 +300,12 @@ impl Bridge {
         anyhow!("{error:#}\n--- the bridge's log ends:\n{}", tail(&self.log_path()))
     }
 
-    async fn get(&self, path: &str) -> Result<String> {
+    /// The whole answer of the admin endpoint.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer.
+    pub async fn get(&self, path: &str) -> Result<String> {
         let request = async {
             let mut stream = TcpStream::connect(self.admin.address()).await?;
             let request = format!("GET {path} HTTP/1.1\r\nHost: bridge\r\nConnection: close\r\n\r\n");

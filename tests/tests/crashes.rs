@@ -233,34 +233,6 @@ async fn servers_that_come_later() -> Result<()> {
     bridge.stop().await
 }
 
-/// Two bridges with the same configuration: the one that was there stops, and nothing is interleaved.
-#[tokio::test]
-async fn a_second_bridge_takes_over() -> Result<()> {
-    let (seed, _) = seeded();
-    let world = World::mysql().start().await?;
-    let settings = world.settings().set("checkpoint.interval", "100ms");
-    let mut bridge = Bridge::start(&settings).await?;
-    let load = Load::start(&world, &load(seed)).await?;
-    for round in 0..4 {
-        await_progress(&world, &mut bridge).await?;
-        if round % 2 == 1 {
-            // A long pause, from which the old one wakes while the new one works.
-            bridge.pause()?;
-        }
-        let mut second = Bridge::start(&settings).await?;
-        await_progress(&world, &mut second).await?;
-        if round % 2 == 1 {
-            bridge.resume()?;
-        }
-        bridge.refuses(&["another bridge"]).await?;
-        await_progress(&world, &mut second).await?;
-        bridge = second;
-    }
-    load.stop().await?;
-    world.verify_tickets(&mut bridge).await?;
-    bridge.stop().await
-}
-
 #[tokio::test]
 async fn the_first_signal_drains_and_the_second_does_not() -> Result<()> {
     let (seed, _) = seeded();

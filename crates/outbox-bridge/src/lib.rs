@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod decode;
 pub mod exit;
+mod lead;
 pub mod logging;
 pub mod metrics;
 pub mod nats;

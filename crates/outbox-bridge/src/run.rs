@@ -12,6 +12,7 @@ use crate::{
     checkpoint::{CheckpointError, KvCheckpoints},
     config::{self, Config, PublishMode},
     exit::{Exit, report},
+    lead::Leadership,
     metrics::BridgeMetrics,
     nats::{self, NatsError},
     pipeline::{Pipeline, PipelineError, PipelineOptions, StreamTraits, Wires},
@@ -76,19 +77,62 @@ pub async fn run(
     let (client, disconnects) = connected;
     let context = nats::jetstream(&config.nats, client.clone());
     let streams = stream_names(&config);
-    let wires = NatsWires {
-        client,
-        context: context.clone(),
-        disconnects,
-        mode: config.publish.mode,
-        message_id: config.publish.message_id,
-    };
     let replicas = checkpoint_replicas(&config, &context, &streams).await;
-    let checkpoints =
-        KvCheckpoints::new(context, config.checkpoint.bucket.clone(), config.name.clone(), replicas);
-    let source = LogSource::new(log_options(&config), route_maker(&config, &streams));
-    let options = PipelineOptions {
-        instance: instance(),
+    let instance = instance();
+    let mut leadership = Leadership::new(&config, context.clone(), replicas, &instance, readiness.clone());
+    let (point, stored) = watch::channel((String::new(), 0));
+    let _lag = AbortOnDrop(tokio::spawn(watch_lag(connect, stored, BridgeMetrics::new())));
+    loop {
+        let lease = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            lease = leadership.acquire() => lease,
+        };
+        let lease =
+            lease.map_err(|error| RunError::new("the bridge cannot lead", Exit::Configuration, error))?;
+        let wires = NatsWires {
+            client: client.clone(),
+            context: context.clone(),
+            disconnects: disconnects.clone(),
+            mode: config.publish.mode,
+            message_id: config.publish.message_id,
+        };
+        let bucket = config.checkpoint.bucket.clone();
+        let checkpoints = KvCheckpoints::new(context.clone(), bucket, config.name.clone(), replicas);
+        let source = LogSource::new(log_options(&config), route_maker(&config, &streams));
+        let options = pipeline_options(&config, instance.clone(), streams.clone());
+        let pipeline = Pipeline::new(source, wires, checkpoints, options, readiness.clone());
+        let pipeline = pipeline.telling(point.clone());
+        let ended = tokio::select! {
+            biased;
+            // Not drained: from now on another one may be at work.
+            () = lease.lost() => None,
+            ended = Box::pin(pipeline.run(stop.clone())) => Some(ended),
+        };
+        match ended {
+            None => tracing::warn!("this bridge leads no longer; standing by"),
+            Some(Ok(())) => {
+                lease.release().await;
+                return Ok(());
+            }
+            // Another one has the lease as well, as this one is about to notice; or it knows nothing of leases.
+            Some(Err(PipelineError::TakenOver { by }))
+                if tokio::time::timeout(config.lease.ttl, lease.lost()).await.is_ok() =>
+            {
+                tracing::warn!(by, "another bridge has taken over; standing by");
+            }
+            Some(Err(error)) => {
+                lease.release().await;
+                let exit = exit_of(&error);
+                return Err(RunError::new("the bridge cannot go on", exit, error));
+            }
+        }
+    }
+}
+
+fn pipeline_options(config: &Config, instance: String, streams: Vec<String>) -> PipelineOptions {
+    PipelineOptions {
+        instance,
         checkpoint_key: format!("{} in bucket {}", config.name, config.checkpoint.bucket),
         checkpoint_interval: config.checkpoint.interval,
         start: config.source.start.clone(),
@@ -108,14 +152,7 @@ pub async fn run(
         },
         shutdown_deadline: config.shutdown.deadline,
         seed: rand::random(),
-    };
-    let pipeline = Pipeline::new(source, wires, checkpoints, options, readiness);
-    let _lag = AbortOnDrop(tokio::spawn(watch_lag(connect, pipeline.stored(), BridgeMetrics::new())));
-    BridgeMetrics::new().leader.set(1.0);
-    Box::pin(pipeline.run(stop)).await.map_err(|error| {
-        let exit = exit_of(&error);
-        RunError::new("the bridge cannot go on", exit, error)
-    })
+    }
 }
 
 /// A task that ends with its owner.

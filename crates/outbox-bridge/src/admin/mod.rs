@@ -16,7 +16,7 @@ use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 
-pub use readiness::{Component, Readiness, ReadinessReport};
+pub use readiness::{Component, Readiness, ReadinessReport, Role};
 
 /// How often the histograms are emptied into their buckets: what gathers in between is held in memory.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);

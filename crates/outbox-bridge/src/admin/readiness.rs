@@ -39,18 +39,44 @@ impl fmt::Display for Component {
     }
 }
 
+/// What a bridge does among those of its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Role {
+    /// It is not known yet who leads.
+    Waiting,
+    /// It carries the events.
+    Leader,
+    /// Another one leads, and this one takes over when that is gone.
+    Standby {
+        /// Who leads.
+        leader: String,
+    },
+}
+
+impl Role {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Leader => "leader",
+            Self::Standby { .. } => "standby",
+        }
+    }
+}
+
 /// The shared state behind `/readyz`: a cheap handle. Every component starts unready.
 #[derive(Debug, Clone)]
 pub struct Readiness {
-    /// Why a component is not ready; `None`: it is.
-    states: Arc<Mutex<BTreeMap<Component, Option<String>>>>,
+    states: Arc<Mutex<ReadinessReport>>,
 }
 
 /// The state at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadinessReport {
-    /// Whether all components are ready.
+    /// Whether the bridge is ready: a leader if all components are, one that stands by if it could lead at once.
     pub ready: bool,
+    /// What it does.
+    pub role: Role,
     /// Why each component is not ready; `None`: it is.
     pub components: BTreeMap<Component, Option<String>>,
 }
@@ -59,10 +85,11 @@ impl Readiness {
     /// All `components` unready, for the reason "starting".
     #[must_use]
     pub fn new(components: impl IntoIterator<Item = Component>) -> Self {
-        let states =
+        let components =
             components.into_iter().map(|component| (component, Some("starting".to_owned()))).collect();
         metrics::ready().set(0.0);
-        Self { states: Arc::new(Mutex::new(states)) }
+        let report = ReadinessReport { ready: false, role: Role::Leader, components };
+        Self { states: Arc::new(Mutex::new(report)) }
     }
 
     /// With the components of a running bridge.
@@ -81,11 +108,25 @@ impl Readiness {
         self.set(component, Some(reason.into()));
     }
 
+    /// What the bridge does now.
+    pub fn set_role(&self, role: Role) {
+        self.change(|report| report.role = role);
+    }
+
     fn set(&self, component: Component, state: Option<String>) {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        states.insert(component, state);
-        let ready = states.values().all(Option::is_none);
-        metrics::ready().set(if ready { 1.0 } else { 0.0 });
+        self.change(|report| drop(report.components.insert(component, state)));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut ReadinessReport)) {
+        let mut report = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut report);
+        let is_ready = |component| report.components.get(&component).is_some_and(Option::is_none);
+        report.ready = match report.role {
+            Role::Waiting => false,
+            Role::Leader => report.components.values().all(Option::is_none),
+            Role::Standby { .. } => is_ready(Component::Nats),
+        };
+        metrics::ready().set(if report.ready { 1.0 } else { 0.0 });
     }
 
     /// Whether all components are ready.
@@ -97,8 +138,7 @@ impl Readiness {
     /// The state now.
     #[must_use]
     pub fn report(&self) -> ReadinessReport {
-        let components = self.states.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        ReadinessReport { ready: components.values().all(Option::is_none), components }
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -115,13 +155,31 @@ impl ReadinessReport {
                 (component.name().to_owned(), state)
             })
             .collect();
-        serde_json::json!({ "ready": self.ready, "components": components })
+        let mut json =
+            serde_json::json!({ "ready": self.ready, "role": self.role.name(), "components": components });
+        if let (Role::Standby { leader }, Some(object)) = (&self.role, json.as_object_mut()) {
+            object.insert("leader".to_owned(), leader.as_str().into());
+        }
+        json
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_stands_by_is_ready_if_it_could_lead() {
+        let readiness = Readiness::of_bridge();
+        readiness.set_role(Role::Waiting);
+        readiness.set_ready(Component::Nats);
+        assert!(!readiness.is_ready());
+        readiness.set_role(Role::Standby { leader: "a".to_owned() });
+        assert!(readiness.is_ready());
+        assert_eq!(readiness.report().to_json().get("leader"), Some(&"a".into()));
+        readiness.set_unready(Component::Nats, "disconnected");
+        assert!(!readiness.is_ready());
+    }
 
     #[test]
     fn ready_means_all() {
@@ -137,6 +195,7 @@ mod tests {
             json,
             serde_json::json!({
                 "ready": false,
+                "role": "leader",
                 "components": {
                     "source": { "ready": false, "reason": "connection lost" },
                     "nats": { "ready": true },

@@ -33,36 +33,49 @@ impl KvCheckpoints {
     async fn store(&mut self) -> Result<&Store, CheckpointError> {
         let store = match self.store.take() {
             Some(store) => store,
-            None => match self.context.get_key_value(&self.bucket).await {
-                Ok(store) => store,
-                Err(error) if error.kind() == jetstream::context::KeyValueErrorKind::GetBucket => {
-                    self.create_bucket().await?
-                }
-                Err(error) => return Err(unavailable(error)),
-            },
+            None => open_bucket(&self.context, &self.bucket, self.replicas).await?,
         };
         Ok(self.store.insert(store))
     }
+}
 
-    async fn create_bucket(&self) -> Result<Store, CheckpointError> {
-        // Asked for first, since "not there" and "no answer" come as the same error.
-        let streams = self.context.get_stream(format!("KV_{}", self.bucket)).await;
-        match streams.map_err(|error| error.kind()) {
-            Err(jetstream::context::GetStreamErrorKind::JetStream(error))
-                if error.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND => {}
-            Err(error) => return Err(unavailable(error)),
-            Ok(_) => return Err(CheckpointError::Unavailable("the bucket has just appeared".into())),
+/// The bucket for checkpoints and leases; made with so many replicas when it is not there.
+pub(crate) async fn open_bucket(
+    context: &jetstream::Context,
+    bucket: &str,
+    replicas: usize,
+) -> Result<Store, CheckpointError> {
+    match context.get_key_value(bucket).await {
+        Ok(store) => Ok(store),
+        Err(error) if error.kind() == jetstream::context::KeyValueErrorKind::GetBucket => {
+            create_bucket(context, bucket, replicas).await
         }
-        tracing::info!(bucket = self.bucket, "creating the bucket for checkpoints");
-        let config = jetstream::kv::Config {
-            bucket: self.bucket.clone(),
-            description: "Outbox Bridge: how far each bridge has read the log".into(),
-            history: 8,
-            num_replicas: self.replicas,
-            ..Default::default()
-        };
-        self.context.create_key_value(config).await.map_err(unavailable)
+        Err(error) => Err(unavailable(error)),
     }
+}
+
+async fn create_bucket(
+    context: &jetstream::Context,
+    bucket: &str,
+    replicas: usize,
+) -> Result<Store, CheckpointError> {
+    // Asked for first, since "not there" and "no answer" come as the same error.
+    let streams = context.get_stream(format!("KV_{bucket}")).await;
+    match streams.map_err(|error| error.kind()) {
+        Err(jetstream::context::GetStreamErrorKind::JetStream(error))
+            if error.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND => {}
+        Err(error) => return Err(unavailable(error)),
+        Ok(_) => return Err(CheckpointError::Unavailable("the bucket has just appeared".into())),
+    }
+    tracing::info!(bucket, "creating the bucket for checkpoints and leases");
+    let config = jetstream::kv::Config {
+        bucket: bucket.to_owned(),
+        description: "Outbox Bridge: how far each bridge has read the log, and which one leads".into(),
+        history: 8,
+        num_replicas: replicas,
+        ..Default::default()
+    };
+    context.create_key_value(config).await.map_err(unavailable)
 }
 
 fn unavailable(error: impl std::fmt::Display) -> CheckpointError {

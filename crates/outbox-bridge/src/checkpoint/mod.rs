@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, fmt, future::Future};
 use serde::{Deserialize, Serialize};
 
 pub use kv::KvCheckpoints;
+pub(crate) use kv::open_bucket;
 
 /// The version of the format that this bridge writes, and the newest that it reads.
 pub const FORMAT_VERSION: u32 = 1;

@@ -10,8 +10,8 @@ use super::outbox::is_plain_name;
 use super::problem::{ConfigError, Fault};
 use super::reader::{Choice, Section};
 use super::{
-    Checkpoint, Config, Http, Log, LogFormat, Outbox, Publish, PublishMode, Retry, Shutdown, nats, outbox,
-    source,
+    Checkpoint, Config, Http, Lease, Log, LogFormat, Outbox, Publish, PublishMode, Retry, Shutdown, nats,
+    outbox, source,
 };
 
 impl Choice for PublishMode {
@@ -35,15 +35,26 @@ pub(super) fn build(layers: &Layers) -> Result<Config, ConfigError> {
     let outboxes = read_outboxes(layers, &top);
     let publish = read_publish(&section("publish"));
     let checkpoint = read_checkpoint(&section("checkpoint"));
+    let lease = Lease { ttl: section("lease").duration("ttl") };
     let retry = read_retry(&section("retry"));
     let http = Http { listen: section("http").parsed("listen", parse_listen).flatten() };
     let log = read_log(&section("log"));
     let shutdown = Shutdown { deadline: section("shutdown").duration("deadline") };
 
     match (name, source, problems.into_inner()) {
-        (Some(name), Some(source), problems) if problems.is_empty() => {
-            Ok(Config { name, source, nats, outboxes, publish, checkpoint, retry, http, log, shutdown })
-        }
+        (Some(name), Some(source), problems) if problems.is_empty() => Ok(Config {
+            name,
+            source,
+            nats,
+            outboxes,
+            publish,
+            checkpoint,
+            lease,
+            retry,
+            http,
+            log,
+            shutdown,
+        }),
         (_, _, problems) => Err(ConfigError::new(problems)),
     }
 }

@@ -158,6 +158,8 @@ pub const KEYS: &[Key] = &[
     key("checkpoint.interval", milliseconds(10, HOUR), Default("1s"), "How often progress is recorded."),
     key("checkpoint.replicas", Integer { min: 1, max: 5 }, Optional, "Replicas of a bucket that has to be created; by default as many as the first outbox's stream has."),
 
+    key("lease.ttl", milliseconds(2_000, HOUR), Default("10s"), "How long the lease of a bridge that died is waited for, until another of the same `name` takes over."),
+
     key("retry.initial", milliseconds(1, HOUR), Default("100ms"), "The wait after a first failure; it doubles with each further one, with jitter."),
     key("retry.max", milliseconds(1, HOUR), Default("10s"), "The longest wait."),
 

@@ -48,6 +48,8 @@ pub struct Config {
     pub publish: Publish,
     /// How progress is recorded.
     pub checkpoint: Checkpoint,
+    /// Who of several bridges with one name does the work.
+    pub lease: Lease,
     /// How long to wait between attempts.
     pub retry: Retry,
     /// The admin endpoint.
@@ -93,6 +95,13 @@ pub struct Checkpoint {
     pub interval: Duration,
     /// Replicas of a bucket that has to be created; `None`: as many as the first outbox's stream has.
     pub replicas: Option<u8>,
+}
+
+/// Who of several bridges with one name does the work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// How long a lease lives without being renewed.
+    pub ttl: Duration,
 }
 
 /// How long to wait between attempts: doubled from `initial` up to `max`, with jitter.

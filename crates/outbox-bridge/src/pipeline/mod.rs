@@ -100,8 +100,8 @@ pub enum PipelineError<E: std::error::Error + 'static> {
     Checkpoint(CheckpointError),
     /// Another bridge with the same name has started.
     #[error(
-        "another bridge has taken over the checkpoint (instance {by}); this one stops: let only one bridge of a name run, or give \
-         each its own `name` and streams"
+        "another bridge has written the checkpoint (instance {by}), though this one holds the lease; this one stops: see that all \
+         bridges of this name use the same bucket and a version with leases, or give each its own `name` and streams"
     )]
     #[expect(missing_docs, reason = "the field is what the message says")]
     TakenOver { by: String },
@@ -148,10 +148,12 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         }
     }
 
-    /// The place in the log up to which everything is stored, as file and offset, about as often as checkpoints are made.
+    /// Lets `stored` know the place in the log up to which everything is stored, as file and offset, about as often as
+    /// checkpoints are made.
     #[must_use]
-    pub fn stored(&self) -> watch::Receiver<(String, u64)> {
-        self.stored.subscribe()
+    pub fn telling(mut self, stored: watch::Sender<(String, u64)>) -> Self {
+        self.stored = stored;
+        self
     }
 
     /// Runs until `shutdown`, then drains.

@@ -11,6 +11,7 @@ use super::{Finding, Severity};
 use crate::checkpoint::{Checkpoint, CheckpointError, Checkpoints as _, KvCheckpoints, LogPoint};
 use crate::config::{Config, StartPosition};
 use crate::exit::report;
+use crate::lead::lease_key;
 use crate::pipeline::plan::{self, PlanError, StreamState};
 use crate::publish::{NatsWire, Tail, Wire as _, WireError};
 
@@ -138,9 +139,11 @@ async fn checkpoint(
     }
     let prefix =
         config.nats.jetstream_domain.as_ref().map(|domain| format!("$JS.{domain}.API.")).unwrap_or_default();
-    let key = format!("{prefix}$KV.{bucket}.{}", config.name);
-    if let Some(finding) = permissions::publish(client, complaints, &stream, &key).await {
-        return Err(Finding { subject, ..finding });
+    for key in [&config.name, &lease_key(&config.name)] {
+        let key = format!("{prefix}$KV.{bucket}.{key}");
+        if let Some(finding) = permissions::publish(client, complaints, &stream, &key).await {
+            return Err(Finding { subject, ..finding });
+        }
     }
     let mut checkpoints = KvCheckpoints::new(jetstream.clone(), bucket.clone(), config.name.clone(), 1);
     match checkpoints.load().await {

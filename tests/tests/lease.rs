@@ -1,0 +1,104 @@
+//! Several bridges of one name: one carries the events, the others stand by and take over.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use outbox_bridge_tests::{Bridge, Load, LoadOptions, STREAM, Settings, World};
+use testbed::eventually;
+
+const TTL: Duration = Duration::from_secs(3);
+
+fn settings(world: &World) -> Settings {
+    world.settings().set("lease.ttl", "3s").set("checkpoint.interval", "100ms")
+}
+
+/// Waits until the bridge has this role.
+async fn await_role(bridge: &mut Bridge, role: &str, limit: Duration) -> Result<Duration> {
+    let begin = Instant::now();
+    let wanted = format!("\"role\":\"{role}\"");
+    eventually(&format!("a {role}"), limit, async || {
+        bridge.check_running()?;
+        Ok(bridge.get("/readyz").await.ok().filter(|answer| answer.contains(&wanted)))
+    })
+    .await?;
+    Ok(begin.elapsed())
+}
+
+async fn await_more(world: &World, count: u64) -> Result<()> {
+    let from = world.last_sequence(STREAM).await;
+    eventually("events to arrive", Duration::from_secs(30), async || {
+        Ok((world.last_sequence(STREAM).await >= from + count).then_some(()))
+    })
+    .await
+}
+
+/// Killed, stopped in good order, and frozen: each time another one takes over, in time, and nothing is lost or doubled.
+#[tokio::test]
+async fn the_next_takes_over() -> Result<()> {
+    let world = World::mysql().start().await?;
+    let settings = settings(&world);
+    let mut leader = Bridge::start(&settings).await?;
+    await_role(&mut leader, "leader", Duration::from_secs(5)).await?;
+    let load = Load::start(&world, &LoadOptions { tickets: true, ..LoadOptions::default() }).await?;
+    for round in 0..6 {
+        let mut standby = Bridge::start(&settings).await?;
+        await_role(&mut standby, "standby", Duration::from_secs(5)).await?;
+        ensure!(standby.get("/readyz").await?.contains("process "), "it says who leads");
+        ensure!(standby.metric("outbox_leader_state").await? == 0.0);
+        await_more(&world, 20).await?;
+        match round % 3 {
+            0 => {
+                leader.kill()?;
+                let after = await_role(&mut standby, "leader", TTL + Duration::from_secs(2)).await?;
+                println!("killed: {after:?}");
+            }
+            1 => {
+                leader.stop().await?;
+                let after = await_role(&mut standby, "leader", Duration::from_secs(2)).await?;
+                println!("stopped: {after:?}");
+            }
+            _ => {
+                leader.pause()?;
+                await_role(&mut standby, "leader", TTL + Duration::from_secs(2)).await?;
+                await_more(&world, 20).await?;
+                // It believes itself the leader for a moment more.
+                leader.resume()?;
+                await_role(&mut leader, "standby", Duration::from_secs(5)).await?;
+                await_more(&world, 20).await?;
+                leader.stop().await?;
+            }
+        }
+        ensure!(standby.metric("outbox_leader_state").await? == 1.0);
+        await_more(&world, 20).await?;
+        leader = standby;
+    }
+    load.stop().await?;
+    world.verify_tickets(&mut leader).await?;
+    leader.stop().await
+}
+
+/// NATS is away for longer than the lease lives: nobody leads then, and afterwards one does.
+#[tokio::test]
+async fn an_outage_of_nats_leaves_one_leader() -> Result<()> {
+    let mut world = World::mysql().start().await?;
+    let settings = settings(&world);
+    let mut first = Bridge::start(&settings).await?;
+    let mut second = Bridge::start(&settings).await?;
+    await_role(&mut second, "standby", Duration::from_secs(5)).await?;
+    let load = Load::start(&world, &LoadOptions { tickets: true, ..LoadOptions::default() }).await?;
+    await_more(&world, 20).await?;
+    world.nats.kill().await?;
+    tokio::time::sleep(TTL * 2).await;
+    for bridge in [&first, &second] {
+        ensure!(bridge.get("/readyz").await?.starts_with("HTTP/1.1 503"), "without NATS nobody is ready");
+    }
+    world.nats.start().await?;
+    await_more(&world, 100).await?;
+    let leads = async |bridge: &Bridge| anyhow::Ok(bridge.metric("outbox_leader_state").await? == 1.0);
+    ensure!(leads(&first).await? != leads(&second).await?, "exactly one leads");
+    load.stop().await?;
+    let leader = if leads(&first).await? { &mut first } else { &mut second };
+    world.verify_tickets(leader).await?;
+    first.stop().await?;
+    second.stop().await
+}
