@@ -1,12 +1,17 @@
 //! The writer against real streams: both modes, restarts in mid-stream, a second writer, foreign messages.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream::{self, stream};
 use outbox_bridge::publish::{
     Chain, Message, Mode, NatsWire, Stop, Stored, Tail, TransactionId, Wire as _, Writer, WriterOptions,
 };
+use outbox_event::Position;
 use testbed::Nats;
 use tokio::sync::{mpsc, watch};
 
@@ -69,6 +74,7 @@ async fn create(nats: &Nats, batches: bool) -> Result<()> {
             name: STREAM.into(),
             subjects: vec!["orders.>".into()],
             allow_batch_publish: batches,
+            allow_atomic_publish: batches,
             ..Default::default()
         })
         .await?;
@@ -120,7 +126,7 @@ async fn verify(nats: &Nats, count: u64) -> Result<()> {
 }
 
 async fn carries_everything_in_order(nats: &Nats, mode: Mode) -> Result<()> {
-    create(nats, mode == Mode::Fast).await?;
+    create(nats, mode != Mode::Pipelined).await?;
     let Running { input, stored, writer } = start(nats, mode).await?;
     let begin = std::time::Instant::now();
     for chunk in 0..200 {
@@ -136,6 +142,13 @@ async fn carries_everything_in_order(nats: &Nats, mode: Mode) -> Result<()> {
 #[tokio::test]
 async fn fast_carries_everything_in_order() -> Result<()> {
     carries_everything_in_order(&Nats::builder().start().await?, Mode::Fast).await
+}
+
+#[tokio::test]
+async fn durable_carries_everything_in_order() -> Result<()> {
+    carries_everything_in_order(&Nats::builder().start().await?, Mode::Durable).await?;
+    let synced = Nats::builder().jetstream_config("sync_interval: always").start().await;
+    carries_everything_in_order(&synced?, Mode::Durable).await
 }
 
 #[tokio::test]
@@ -165,7 +178,7 @@ async fn fast_falls_back_where_the_stream_does_not_allow_batches() -> Result<()>
 
 async fn survives_restarts(mode: Mode) -> Result<()> {
     let mut nats = Nats::builder().start().await?;
-    create(&nats, mode == Mode::Fast).await?;
+    create(&nats, mode != Mode::Pipelined).await?;
     let Running { input, mut stored, writer } = start(&nats, mode).await?;
     let sender = tokio::spawn(async move {
         for chunk in 0..1000 {
@@ -186,6 +199,55 @@ async fn survives_restarts(mode: Mode) -> Result<()> {
 #[tokio::test]
 async fn fast_survives_killed_servers() -> Result<()> {
     survives_restarts(Mode::Fast).await
+}
+
+#[tokio::test]
+async fn durable_survives_killed_servers() -> Result<()> {
+    survives_restarts(Mode::Durable).await
+}
+
+#[tokio::test]
+async fn durable_needs_a_stream_that_allows_it() -> Result<()> {
+    let nats = Nats::builder().start().await?;
+    create(&nats, false).await?;
+    let Running { input, writer, .. } = start(&nats, Mode::Durable).await?;
+    input.send((1..=10).map(message).collect()).await?;
+    let report = outbox_bridge::exit::report(&writer.await?.expect_err("not allowed"));
+    ensure!(report.contains("allow_atomic") && report.contains(STREAM), "{report}");
+    let state = jetstream::new(nats.client().await?).get_stream(STREAM).await?.cached_info().state.clone();
+    ensure!(state.last_sequence == 0, "{state:?}");
+    Ok(())
+}
+
+/// Each transaction is stored at once, as the headers that the server keeps say.
+#[tokio::test]
+async fn durable_stores_transactions_whole() -> Result<()> {
+    let nats = Nats::builder().start().await?;
+    create(&nats, true).await?;
+    let Running { input, writer, .. } = start(&nats, Mode::Durable).await?;
+    let mut count = 0;
+    for transaction in 1..200 {
+        let rows = transaction * 37 % 90 + 1;
+        let row = |row| Message { row, id: format!("{transaction}/{row}"), ..message(transaction) };
+        input.send((0..rows).map(row).collect()).await?;
+        count += rows;
+    }
+    drop(input);
+    writer.await??;
+    let stream = jetstream::new(nats.client().await?).get_stream(STREAM).await?;
+    let (mut transactions, mut batches) = (HashMap::new(), HashSet::new());
+    for sequence in 1..=count {
+        let message = stream.get_raw_message(sequence).await?;
+        let header = |name: &str| message.headers.get(name).map(ToString::to_string).unwrap_or_default();
+        let position: Position = header("Outbox-Position").parse()?;
+        // A transaction of one row may go alone.
+        let batch = (header("Nats-Batch-Id"), if header("Nats-Batch-Id").is_empty() { sequence } else { 0 });
+        let first = transactions.entry(position.offset).or_insert_with(|| batch.clone());
+        ensure!(*first == batch, "transaction {} is in two batches", position.offset);
+        batches.insert(batch);
+    }
+    ensure!(batches.len() < transactions.len(), "what waits goes together: {} batches", batches.len());
+    Ok(())
 }
 
 #[tokio::test]
@@ -237,15 +299,14 @@ async fn nothing_follows_a_foreign_message(mode: Mode, message_id: bool) -> Resu
             "round {round}: {} messages follow the foreign one",
             state.last_sequence - foreign
         );
-        context.delete_stream(STREAM).await?;
-        create(&nats, true).await?;
+        context.get_stream(STREAM).await?.purge().await?;
     }
     Ok(())
 }
 
 #[tokio::test]
 async fn nothing_follows_a_foreign_message_whatever_the_mode() -> Result<()> {
-    for mode in [Mode::Fast, Mode::Pipelined] {
+    for mode in [Mode::Fast, Mode::Pipelined, Mode::Durable] {
         for message_id in [true, false] {
             nothing_follows_a_foreign_message(mode, message_id)
                 .await
@@ -257,7 +318,7 @@ async fn nothing_follows_a_foreign_message_whatever_the_mode() -> Result<()> {
 
 #[tokio::test]
 async fn a_double_id_is_stored_once_and_does_not_stop_the_rest() -> Result<()> {
-    for mode in [Mode::Fast, Mode::Pipelined] {
+    for mode in [Mode::Fast, Mode::Pipelined, Mode::Durable] {
         let nats = Nats::builder().start().await?;
         create(&nats, true).await?;
         let Running { input, stored, writer } = start(&nats, mode).await?;

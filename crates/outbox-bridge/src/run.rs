@@ -334,6 +334,7 @@ impl Wires for NatsWires {
             PublishMode::Auto if offered => Mode::Fast,
             PublishMode::Auto | PublishMode::Pipelined => Mode::Pipelined,
             PublishMode::Fast => Mode::Fast,
+            PublishMode::Durable => Mode::Durable,
         };
         let consumed = info.config.retention != jetstream::stream::RetentionPolicy::Limits;
         let traits = StreamTraits { mode, replicated: info.config.num_replicas > 1, consumed };

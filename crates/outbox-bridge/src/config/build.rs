@@ -15,8 +15,12 @@ use super::{
 };
 
 impl Choice for PublishMode {
-    const NAMES: &'static [(&'static str, Self)] =
-        &[("auto", Self::Auto), ("fast", Self::Fast), ("pipelined", Self::Pipelined)];
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("fast", Self::Fast),
+        ("pipelined", Self::Pipelined),
+        ("durable", Self::Durable),
+    ];
 }
 
 impl Choice for LogFormat {

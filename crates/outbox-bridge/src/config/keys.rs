@@ -146,8 +146,8 @@ pub const KEYS: &[Key] = &[
     key("outbox.columns.content_type", Text, Optional, "The column with the body's media type; by default all bodies are `application/json`."),
     key("outbox.columns.partition_key", Text, Optional, "The column with the ordering key; by default it is the aggregate's id."),
 
-    key("publish.mode", Choice(&["auto", "fast", "pipelined"]), Default("auto"),
-        "How to publish: `fast` needs nats-server 2.14 and `allow_batch_publish` on the stream; `auto` takes it where it is to be had."),
+    key("publish.mode", Choice(&["auto", "fast", "pipelined", "durable"]), Default("auto"),
+        "How to publish: `fast` needs nats-server 2.14 and `allow_batched` on the stream, and `auto` takes it where it is to be had; `durable` (2.12.1, `allow_atomic`) stores whole transactions at once, which suits servers with `sync_interval: always`."),
     key("publish.window", Integer { min: 1, max: 16_384 }, Default("4096"), "Messages in flight, a stream."),
     key("publish.window_bytes_max", Size { min: ByteSize::kib(64), max: ByteSize::mib(1024) }, Default("8MiB"), "Bytes in flight, a stream; one message may exceed it."),
     key("publish.message_id", Flag, Default("true"),

@@ -84,6 +84,8 @@ pub enum PublishMode {
     Fast,
     /// One acknowledgement a message, many in flight.
     Pipelined,
+    /// Atomic batches of whole transactions; needs nats-server 2.12.1 and `allow_atomic_publish` on the stream.
+    Durable,
 }
 
 /// How progress is recorded.

@@ -156,6 +156,21 @@ impl Chain {
         self.unstored.get(index)
     }
 
+    /// How many of the first unstored messages make up whole transactions, as far as they are here: at most `max`, and so many
+    /// if not even the first fits.
+    #[must_use]
+    pub fn whole_transactions(&self, max: usize) -> usize {
+        let begins = |index: usize| match (self.unstored.get(index - 1), self.unstored.get(index)) {
+            (Some(before), Some(message)) => {
+                (&before.transaction.file, before.transaction.offset)
+                    != (&message.transaction.file, message.transaction.offset)
+            }
+            _ => true,
+        };
+        let limit = max.min(self.unstored.len());
+        (1..=limit).rev().find(|index| begins(*index)).unwrap_or(limit)
+    }
+
     /// Takes the next message of the log; `false` if the stream holds it already.
     ///
     /// # Errors
@@ -369,6 +384,22 @@ mod tests {
         assert_eq!(chain.settle(&tail(12, &message(2, 0))), Located::Advanced(0));
         assert_eq!(chain.settle(&tail(11, &message(1, 0))), Located::Behind);
         assert!(matches!(chain.settle(&tail(12, &message(1, 0))), Located::Inconsistent(_)));
+    }
+
+    #[test]
+    fn transactions_stay_whole_where_they_fit() {
+        let mut chain = Chain::new(0, None, false, 0);
+        for (offset, rows) in [(1, 2), (2, 1), (3, 5)] {
+            for row in 0..rows {
+                assert_eq!(chain.push(message(offset, row)), Ok(true));
+            }
+        }
+        for (max, whole) in [(1, 1), (2, 2), (3, 3), (4, 3), (7, 3), (8, 8), (100, 8)] {
+            assert_eq!(chain.whole_transactions(max), whole, "of at most {max}");
+        }
+        chain.acknowledge(3).unwrap();
+        assert_eq!(chain.whole_transactions(4), 4, "the first alone is larger");
+        assert_eq!(Chain::new(0, None, false, 0).whole_transactions(4), 0);
     }
 
     #[test]

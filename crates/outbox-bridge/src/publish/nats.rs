@@ -103,6 +103,7 @@ impl Wire for NatsWire {
         let Envelope { message, expected_last_sequence, after, reply_to } = envelope;
         let (reply, end) = match reply_to {
             ReplyTo::Single { epoch, sequence } => (format!("{}.s.{epoch}.{sequence}", self.inbox), false),
+            ReplyTo::Atomic { batch, .. } => (format!("{}.{}-{batch}", self.inbox, self.unique), false),
             // ADR-50: <prefix>.<batch>.<flow>.<gap mode>.<number>.<operation>.$FI
             ReplyTo::Batch { batch, number, flow, operation } => {
                 let code = match operation {
@@ -120,10 +121,20 @@ impl Wire for NatsWire {
         let mut body = Bytes::new();
         if !end {
             body = message.body.clone();
-            headers.insert(
-                HeaderName::from_static(header::EXPECTED_LAST_SEQUENCE),
-                async_nats::HeaderValue::from(expected_last_sequence),
-            );
+            // Within an atomic batch it may stand on the first message only.
+            if !matches!(reply_to, ReplyTo::Atomic { number: 2.., .. }) {
+                headers.insert(
+                    HeaderName::from_static(header::EXPECTED_LAST_SEQUENCE),
+                    async_nats::HeaderValue::from(expected_last_sequence),
+                );
+            }
+            if let ReplyTo::Atomic { batch, number, commit } = reply_to {
+                headers.insert("Nats-Batch-Id", format!("{}-{batch}", self.unique));
+                headers.insert("Nats-Batch-Sequence", number.to_string());
+                if commit {
+                    headers.insert("Nats-Batch-Commit", "1");
+                }
+            }
             if self.message_id || matches!(reply_to, ReplyTo::Single { .. }) {
                 headers.insert(HeaderName::from_static(header::MESSAGE_ID), &*self.message_id(message));
                 if let Some(after) = after {
@@ -143,8 +154,12 @@ impl Wire for NatsWire {
             }
         }
         let size = body.len();
-        let sent =
-            self.client.publish_with_reply_and_headers(message.subject.clone(), reply, headers, body).await;
+        let subject = message.subject.clone();
+        let sent = if matches!(reply_to, ReplyTo::Atomic { commit: false, .. }) {
+            self.client.publish_with_headers(subject, headers, body).await
+        } else {
+            self.client.publish_with_reply_and_headers(subject, reply, headers, body).await
+        };
         match sent.map_err(|error| error.kind()) {
             Ok(()) => Ok(()),
             Err(async_nats::client::PublishErrorKind::MaxPayloadExceeded) => Err(WireError::TooLarge {

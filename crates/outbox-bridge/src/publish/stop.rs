@@ -83,10 +83,14 @@ pub(super) mod code {
     pub(in crate::publish) const STREAM_SEALED: u64 = 10109;
     pub(in crate::publish) const HEADER_TOO_LARGE: u64 = 10097;
     pub(in crate::publish) const BATCH_DISABLED: u64 = 10205;
+    pub(in crate::publish) const ATOMIC_DISABLED: u64 = 10174;
 
     /// Whether a message refused so would be refused for ever.
     pub(in crate::publish) fn is_permanent(code: u64, description: &str) -> bool {
-        matches!(code, MESSAGE_TOO_LARGE | SUBJECT_MISMATCH | STREAM_SEALED | HEADER_TOO_LARGE)
+        matches!(
+            code,
+            MESSAGE_TOO_LARGE | SUBJECT_MISMATCH | STREAM_SEALED | HEADER_TOO_LARGE | ATOMIC_DISABLED
+        )
             // The store's own limit, 32 MiB in files, has the code of a full stream.
             || (code == STORE_FAILED && description.contains("too large"))
     }

@@ -1,8 +1,9 @@
 //! The seam between a writer and a stream: a real server's, or the simulation's.
 //!
-//! The two ways of publishing share it. A *single* message is acknowledged by itself. Messages of a *batch* (fast ingest,
+//! The three ways of publishing share it. A *single* message is acknowledged by itself. Messages of a *batch* (fast ingest,
 //! [ADR-50](https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-50.md)) are acknowledged every few
-//! hundred messages, and the batch's end by one ordinary acknowledgement.
+//! hundred messages, and the batch's end by one ordinary acknowledgement. An *atomic* batch (also ADR-50) is stored as a
+//! whole or not at all, and acknowledged once.
 
 use std::{fmt, future::Future};
 
@@ -72,6 +73,15 @@ pub enum ReplyTo {
         flow: u16,
         /// What the message does.
         operation: Operation,
+    },
+    /// A part of an atomic batch; only the last one is answered.
+    Atomic {
+        /// The batch's number, unique within the wire's inbox.
+        batch: u64,
+        /// The message's number in the batch, from 1. Only for the first one the expected sequence counts.
+        number: u64,
+        /// Whether it is the last one, with which all are stored.
+        commit: bool,
     },
 }
 

@@ -24,6 +24,8 @@ pub enum Mode {
     Fast,
     /// Single messages, many in flight.
     Pipelined,
+    /// Atomic batches of whole transactions, one in flight: for servers that sync to disk before they acknowledge.
+    Durable,
 }
 
 impl fmt::Display for Mode {
@@ -31,6 +33,7 @@ impl fmt::Display for Mode {
         f.write_str(match self {
             Self::Fast => "fast",
             Self::Pipelined => "pipelined",
+            Self::Durable => "durable",
         })
     }
 }
@@ -89,6 +92,18 @@ struct Batch {
     ending: bool,
 }
 
+/// An atomic batch on its way: so many messages behind sequence `base`, which are stored all or none.
+#[derive(Debug)]
+struct Atomic {
+    number: u64,
+    base: u64,
+    count: u64,
+}
+
+/// The most messages that the server takes in one atomic batch.
+///
+/// Source: <https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-50.md>.
+const ATOMIC_MAX: usize = 1_000;
 /// Messages between two acknowledgements of a batch, and how many acknowledgements may be outstanding: measured to be the
 /// fastest.
 const FLOW: u16 = 500;
@@ -114,6 +129,9 @@ pub struct Writer<W> {
     /// The first message of an epoch goes alone: its answer proves where the stream ends.
     probing: bool,
     batch: Option<Batch>,
+    atomic: Option<Atomic>,
+    /// So many messages are to go alone: the server refused an atomic batch for what is wrong with one of them.
+    singly: usize,
     /// The next message cannot be sent.
     blocked: bool,
     closed: bool,
@@ -155,6 +173,8 @@ impl<W: Wire> Writer<W> {
             sent: 0,
             probing: true,
             batch: None,
+            atomic: None,
+            singly: 0,
             blocked: false,
             closed: false,
             done: 0,
@@ -185,6 +205,7 @@ impl<W: Wire> Writer<W> {
         self.sent = 0;
         self.probing = true;
         self.batch = None;
+        self.atomic = None;
         self.progressed = Instant::now();
         loop {
             while let Some(delivery) = self.wire.receive().now_or_never() {
@@ -239,8 +260,18 @@ impl<W: Wire> Writer<W> {
     /// Sends what may be sent.
     async fn send_all(&mut self) -> Result<(), Stop> {
         self.blocked = false;
+        if self.mode == Mode::Durable {
+            // One thing at a time: what comes meanwhile goes with the next batch.
+            if self.sent > 0 {
+                return Ok(());
+            }
+            let count = self.chain.whole_transactions(ATOMIC_MAX);
+            if self.singly == 0 && count > 1 {
+                return self.send_atomic(count).await;
+            }
+        }
         while self.sent < self.chain.len() {
-            if self.probing && self.sent > 0 {
+            if (self.probing || self.mode == Mode::Durable) && self.sent > 0 {
                 return Ok(());
             }
             if self.batch.is_none() && self.should_batch() {
@@ -298,6 +329,31 @@ impl<W: Wire> Writer<W> {
         Ok(())
     }
 
+    /// Sends the first `count` messages as one batch that is stored as a whole or not at all.
+    async fn send_atomic(&mut self, count: usize) -> Result<(), Stop> {
+        self.batches += 1;
+        let (number, base) = (self.batches, self.chain.sequence());
+        self.progressed = Instant::now();
+        for index in 0..count {
+            let Some(message) = self.chain.get(index) else { break };
+            let reply_to =
+                ReplyTo::Atomic { batch: number, number: index as u64 + 1, commit: index + 1 == count };
+            let envelope = Envelope { message, expected_last_sequence: base, after: None, reply_to };
+            match self.wire.send(envelope).await {
+                Ok(()) => {}
+                // Alone it tells what is wrong with it, once all before it are stored. The server forgets the batch.
+                Err(_) if count > 1 => {
+                    self.singly = count;
+                    return Ok(());
+                }
+                Err(source) => return Err(Stop::Wire { stream: self.options.stream.clone(), source }),
+            }
+        }
+        self.sent = count;
+        self.atomic = Some(Atomic { number, base, count: count as u64 });
+        Ok(())
+    }
+
     fn should_batch(&self) -> bool {
         self.mode == Mode::Fast && !self.probing && self.chain.len() - self.sent >= BATCH_MIN
     }
@@ -332,8 +388,9 @@ impl<W: Wire> Writer<W> {
             Delivery::Disconnected => Ok(Some(Doubt::Disconnected)),
             Delivery::Single { epoch, .. } if epoch != self.epoch => Ok(None),
             Delivery::Single { sequence, reply, .. } => self.take_single(sequence, reply),
-            Delivery::Batch { batch, reply } => match &mut self.batch {
-                Some(current) if current.number == batch => self.take_batch(reply),
+            Delivery::Batch { batch, reply } => match (&self.batch, &self.atomic) {
+                (Some(current), _) if current.number == batch => self.take_batch(reply),
+                (_, Some(current)) if current.number == batch => self.take_atomic(reply),
                 _ => Ok(None),
             },
         }
@@ -408,11 +465,37 @@ impl<W: Wire> Writer<W> {
         }
     }
 
+    fn take_atomic(&mut self, reply: Reply) -> Result<Option<Doubt>, Stop> {
+        let Some(Atomic { base, count, .. }) = self.atomic.take() else { return Ok(None) };
+        match reply {
+            Reply::Stored { sequence, count: Some(stored), .. }
+                if stored == count && sequence == base + count =>
+            {
+                Ok(self.stored_up_to(sequence))
+            }
+            Reply::Stored { .. } | Reply::Flow { .. } => Ok(Some(Doubt::WrongSequence)),
+            Reply::NoResponders => Ok(Some(Doubt::NoResponders)),
+            Reply::Refused { code: code::ATOMIC_DISABLED, description } => Err(Stop::Refused {
+                stream: self.options.stream.clone(),
+                position: self.chain.get(0).map(|message| message.position().to_string()).unwrap_or_default(),
+                reason: format!("{description}; set allow_atomic to true on it, or publish.mode to \"auto\""),
+            }),
+            Reply::Refused { code, description } => {
+                // An id that the stream knows, a message that is too large: alone it is told which one.
+                if code != code::WRONG_LAST_SEQUENCE {
+                    self.singly = self.sent;
+                }
+                Ok(Some(Doubt::Refused(code, description)))
+            }
+        }
+    }
+
     fn stored_up_to(&mut self, sequence: u64) -> Option<Doubt> {
         let Ok(stored) = self.chain.acknowledge(sequence) else { return Some(Doubt::WrongSequence) };
         let count = stored.len();
         self.metrics.stored(stored);
         self.sent = self.sent.saturating_sub(count);
+        self.singly = self.singly.saturating_sub(count);
         self.done += count as u64;
         self.probing = false;
         self.backoff.reset();
@@ -451,6 +534,7 @@ impl<W: Wire> Writer<W> {
             self.metrics.duplicates.increment(1);
         }
         self.sent = self.sent.saturating_sub(1);
+        self.singly = self.singly.saturating_sub(1);
         // The next message gets the same sequence: an answer that comes twice must not count for it as well.
         self.epoch += 1;
         self.done += 1;

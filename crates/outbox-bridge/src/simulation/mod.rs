@@ -56,7 +56,7 @@ impl Simulation {
         let faults = Faults::choose(&mut random, &log);
         let world = World::new(&STREAMS, log.clone(), faults, random.random());
         let store = SimulatedStore::new(random.random());
-        let mode = if random.random() { Mode::Fast } else { Mode::Pipelined };
+        let mode = [Mode::Fast, Mode::Pipelined, Mode::Durable][random.random_range(0..3)];
         Self { random, log, world, store, mode, instances: 0, from_beginning: seed.is_multiple_of(2), seed }
     }
 

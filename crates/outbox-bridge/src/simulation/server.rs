@@ -76,6 +76,8 @@ struct StreamState {
     /// How many of them, from the first, are purged.
     purged: usize,
     batches: HashMap<(u64, u64), BatchState>,
+    /// Atomic batches that are not committed.
+    collected: HashMap<(u64, u64), Vec<Packet>>,
     /// A deposed leader answers with this many messages until then.
     stale: Option<(usize, Instant)>,
     /// Publishing stalls until then.
@@ -170,6 +172,7 @@ impl World {
                 let left = messages.saturating_sub(state.random.random_range(1..40)).max(messages.min(1));
                 state.streams[stream].messages.truncate(left);
                 state.streams[stream].batches.clear();
+                state.streams[stream].collected.clear();
                 state.disconnect();
             }
             4 if self.faults.purge => {
@@ -177,7 +180,10 @@ impl World {
                 state.streams[stream].purged = messages;
             }
             _ => {
-                state.streams.iter_mut().for_each(|stream| stream.batches.clear());
+                for stream in &mut state.streams {
+                    stream.batches.clear();
+                    stream.collected.clear();
+                }
                 state.disconnect();
             }
         }
@@ -277,6 +283,9 @@ impl State {
                 let reply = self.store(index, &packet, faults, log);
                 self.answer(packet.wire, Delivery::Single { epoch, sequence, reply });
             }
+            ReplyTo::Atomic { batch, number, commit } => {
+                self.handle_atomic(index, packet, (batch, number, commit), faults, log);
+            }
             ReplyTo::Batch { batch, number, flow, operation } => {
                 self.handle_batch(index, &packet, (batch, number, flow, operation), faults, log);
             }
@@ -336,6 +345,51 @@ impl State {
         }
     }
 
+    /// Collects the messages of an atomic batch, and stores all or none of them at its commit.
+    fn handle_atomic(
+        &mut self,
+        index: usize,
+        packet: Packet,
+        (batch, number, commit): (u64, u64, bool),
+        faults: &Faults,
+        log: &Log,
+    ) {
+        let wire = packet.wire;
+        let collected = self.streams[index].collected.entry((wire, batch)).or_default();
+        if collected.len() as u64 + 1 == number {
+            collected.push(packet);
+        }
+        if !commit {
+            return;
+        }
+        let packets = self.streams[index].collected.remove(&(wire, batch)).unwrap_or_default();
+        let last = self.streams[index].messages.len() as u64;
+        let refuse = |code, description: &str| Reply::Refused { code, description: description.to_owned() };
+        let stored = |packet: &Packet| {
+            self.streams[index].messages.iter().any(|stored| stored.id == packet.message.id)
+        };
+        let twice = |(at, packet): (usize, &Packet)| {
+            packets[..at].iter().any(|before| before.message.id == packet.message.id) || stored(packet)
+        };
+        let wrong = packets.first().is_some_and(|first| first.expected_last_sequence != last);
+        let reply = if packets.len() as u64 != number {
+            refuse(10176, "atomic publish batch is incomplete")
+        } else if wrong && !faults.replicated {
+            refuse(10071, "wrong last sequence")
+        } else if packets.iter().enumerate().any(twice) {
+            refuse(10201, "atomic publish batch contains duplicate message id")
+        } else if wrong {
+            refuse(10071, "wrong last sequence")
+        } else {
+            for (at, mut packet) in packets.into_iter().enumerate() {
+                packet.expected_last_sequence = last + at as u64;
+                self.store(index, &packet, faults, log);
+            }
+            Reply::Stored { sequence: last + number, duplicate: false, count: Some(number) }
+        };
+        self.answer(wire, Delivery::Batch { batch, reply });
+    }
+
     fn end_batch(&mut self, index: usize, key: (u64, u64)) {
         if let Some(known) = self.streams[index].batches.get_mut(&key) {
             known.dead = true;
@@ -371,7 +425,10 @@ impl State {
         let reply = Reply::Refused { code, description: description.into() };
         let delivery = match packet.reply_to {
             ReplyTo::Single { epoch, sequence } => Delivery::Single { epoch, sequence, reply },
-            ReplyTo::Batch { batch, .. } => Delivery::Batch { batch, reply },
+            ReplyTo::Batch { batch, .. } | ReplyTo::Atomic { batch, commit: true, .. } => {
+                Delivery::Batch { batch, reply }
+            }
+            ReplyTo::Atomic { commit: false, .. } => return,
         };
         self.answer(packet.wire, delivery);
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use async_nats::{Client, ConnectOptions, jetstream};
 
 pub use self::cluster::NatsCluster;
@@ -125,6 +125,8 @@ impl NatsBuilder {
     }
 
     fn configuration(&self, port: &Port, folder: &Path) -> Result<String> {
+        // A second block would put the first one's store folder out of force.
+        ensure!(!self.config.contains("jetstream"), "settings of JetStream go by `jetstream_config`");
         let mut text = String::new();
         writeln!(text, "listen: \"{}\"", port.address())?;
         writeln!(text, "server_name: \"testbed-{}\"", port.number())?;

@@ -20,6 +20,9 @@ const SERVER_MIN: (i64, i64, i64) = (2, 10, 0);
 /// The first server with fast-ingest batches.
 const SERVER_FAST: (i64, i64, i64) = (2, 14, 0);
 
+/// The first server whose atomic batches may have message ids.
+const SERVER_ATOMIC: (i64, i64, i64) = (2, 12, 1);
+
 /// What was found, and what is needed to compare the streams with the source.
 #[derive(Debug, Default)]
 pub(super) struct Target {
@@ -113,8 +116,8 @@ async fn no_jetstream(jetstream: &Context, complaints: &Complaints) -> Option<Fi
 }
 
 pub(in crate::cli) fn server(client: &Client) -> Server {
-    let (major, minor, patch) = SERVER_FAST;
-    Server { fast: client.is_server_compatible(major, minor, patch), max_payload: client.max_payload() }
+    let has = |(major, minor, patch)| client.is_server_compatible(major, minor, patch);
+    Server { fast: has(SERVER_FAST), atomic: has(SERVER_ATOMIC), max_payload: client.max_payload() }
 }
 
 fn assess_server(client: &Client, server: Server) -> Finding {

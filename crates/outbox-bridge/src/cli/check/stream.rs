@@ -12,6 +12,8 @@ use crate::config::{Outbox, Publish, PublishMode};
 pub(in crate::cli) struct Server {
     /// Whether it has fast-ingest batches.
     pub(in crate::cli) fast: bool,
+    /// Whether it has atomic batches in which messages may have ids.
+    pub(in crate::cli) atomic: bool,
     /// The largest message, in bytes, headers included.
     pub(in crate::cli) max_payload: usize,
 }
@@ -148,6 +150,7 @@ fn mode(stream: &StreamConfig, publish: &Publish, server: Server) -> Finding {
         }
     };
     match (publish.mode, hindrance) {
+        (PublishMode::Durable, _) => durable(stream, subject, server),
         (PublishMode::Pipelined, _) => Finding::note(subject, "publishing in mode pipelined, as configured"),
         (_, None) => Finding::note(subject, "publishing in mode fast"),
         (PublishMode::Auto, Some((reason, _))) => {
@@ -160,6 +163,24 @@ fn mode(stream: &StreamConfig, publish: &Publish, server: Server) -> Finding {
             format!("{remedy}, or set publish.mode to \"auto\""),
         ),
     }
+}
+
+fn durable(stream: &StreamConfig, subject: String, server: Server) -> Finding {
+    let (reason, remedy) = match (server.atomic, stream.allow_atomic_publish) {
+        (true, true) => return Finding::note(subject, "publishing in mode durable, as configured"),
+        (false, _) => {
+            ("the server is older than 2.12.1", "upgrade nats-server to 2.12.1 or later".to_owned())
+        }
+        (true, false) => {
+            ("the stream does not allow it", format!("set allow_atomic to true on {}", stream.name))
+        }
+    };
+    Finding::new(
+        Severity::Error,
+        subject,
+        format!("publish.mode is \"durable\", but {reason}"),
+        format!("{remedy}, or set publish.mode to \"auto\""),
+    )
 }
 
 /// Whether the stream listens to everything that `filter` matches.
@@ -189,7 +210,7 @@ mod tests {
     use super::*;
     use crate::cli::init::tests::config;
 
-    const SERVER: Server = Server { fast: true, max_payload: 1 << 20 };
+    const SERVER: Server = Server { fast: true, atomic: true, max_payload: 1 << 20 };
 
     fn fit() -> StreamConfig {
         StreamConfig {

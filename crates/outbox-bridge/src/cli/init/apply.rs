@@ -129,9 +129,10 @@ async fn stream(
         Err(error) => return vec![refused(subject, "asked about", &report(&error))],
     };
     let outboxes: Vec<&Outbox> =
-        config.outboxes.iter().filter(|outbox| outbox.stream == wanted.name).collect();
-    let batches = server.fast && config.publish.mode != PublishMode::Pipelined;
-    let changes = Changes::between(&existing, &wanted, batches);
+        config.outboxes.iter().filter(|outbox| outbox.stream == existing.name).collect();
+    let mut needed = wanted;
+    needed.allow_batch_publish &= matches!(config.publish.mode, PublishMode::Auto | PublishMode::Fast);
+    let changes = Changes::between(&existing, &needed);
     let mut findings = Vec::new();
     let mut current = existing;
     if !changes.is_empty() {
@@ -163,17 +164,30 @@ fn refused(subject: String, done: &str, reason: &str) -> Finding {
 #[derive(Debug, PartialEq, Eq)]
 struct Changes {
     subjects: Vec<String>,
-    batches: bool,
+    /// Settings to be switched on, by their names in JSON, each with what needs it.
+    settings: Vec<(&'static str, &'static str)>,
 }
 
 impl Changes {
-    fn between(existing: &StreamConfig, wanted: &StreamConfig, batches: bool) -> Self {
+    fn between(existing: &StreamConfig, wanted: &StreamConfig) -> Self {
         let missing = wanted.subjects.iter().filter(|filter| !is_covered(existing, filter));
-        Self { subjects: missing.cloned().collect(), batches: batches && !existing.allow_batch_publish }
+        let settings = [
+            (wanted.allow_batch_publish && !existing.allow_batch_publish, "allow_batched", "the fast mode"),
+            (
+                wanted.allow_atomic_publish && !existing.allow_atomic_publish,
+                "allow_atomic",
+                "the durable mode",
+            ),
+        ];
+        let settings = settings.into_iter().filter(|(lacks, ..)| *lacks);
+        Self {
+            subjects: missing.cloned().collect(),
+            settings: settings.map(|(_, setting, what)| (setting, what)).collect(),
+        }
     }
 
     fn is_empty(&self) -> bool {
-        self.subjects.is_empty() && !self.batches
+        self.subjects.is_empty() && self.settings.is_empty()
     }
 
     fn text(&self) -> String {
@@ -181,9 +195,7 @@ impl Changes {
         if !self.subjects.is_empty() {
             parts.push(format!("subjects {}", self.subjects.join(", ")));
         }
-        if self.batches {
-            parts.push("allow_batched, for the fast mode".to_owned());
-        }
+        parts.extend(self.settings.iter().map(|(setting, what)| format!("{setting}, for {what}")));
         parts.join("; ")
     }
 
@@ -199,8 +211,8 @@ impl Changes {
 
     fn add_to(&self, config: &mut Value) {
         let Some(config) = config.as_object_mut() else { return };
-        if self.batches {
-            config.insert("allow_batched".to_owned(), true.into());
+        for (setting, _) in &self.settings {
+            config.insert((*setting).to_owned(), true.into());
         }
         let known = config.get("subjects").and_then(Value::as_array).cloned().unwrap_or_default();
         // Subjects of one stream may not overlap.
@@ -233,13 +245,16 @@ mod tests {
     #[test]
     fn what_a_stream_lacks() {
         let wanted = stream(&["orders.*.*", "bills"], true);
-        for (existing, batches, text) in [
-            (stream(&["orders.*.*", "bills"], true), true, ""),
-            (stream(&["orders.>", "bills"], false), false, ""),
-            (stream(&["orders.>", "bills"], false), true, "allow_batched, for the fast mode"),
-            (stream(&["orders.*.a"], true), true, "subjects orders.*.*, bills"),
+        let unbatched = StreamConfig { allow_batch_publish: false, ..wanted.clone() };
+        let atomic = StreamConfig { allow_atomic_publish: true, ..unbatched.clone() };
+        for (existing, wanted, text) in [
+            (stream(&["orders.*.*", "bills"], true), &wanted, ""),
+            (stream(&["orders.>", "bills"], false), &unbatched, ""),
+            (stream(&["orders.>", "bills"], false), &wanted, "allow_batched, for the fast mode"),
+            (stream(&["orders.>", "bills"], true), &atomic, "allow_atomic, for the durable mode"),
+            (stream(&["orders.*.a"], true), &wanted, "subjects orders.*.*, bills"),
         ] {
-            let changes = Changes::between(&existing, &wanted, batches);
+            let changes = Changes::between(&existing, wanted);
             assert_eq!(changes.text(), text);
             assert_eq!(changes.is_empty(), text.is_empty());
         }
@@ -247,7 +262,8 @@ mod tests {
 
     #[test]
     fn changes_keep_everything_else() {
-        let changes = Changes { subjects: vec!["orders.*.*".to_owned()], batches: true };
+        let changes =
+            Changes { subjects: vec!["orders.*.*".to_owned()], settings: vec![("allow_batched", "x")] };
         let mut config =
             json!({ "name": "S", "subjects": ["orders.*.a", "more.>"], "from_the_future": { "x": 1 } });
         changes.add_to(&mut config);

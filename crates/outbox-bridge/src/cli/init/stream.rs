@@ -2,7 +2,7 @@
 
 use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType};
 
-use crate::config::Config;
+use crate::config::{Config, PublishMode};
 
 /// The streams of a configuration, in its order, each with the subjects of all its outboxes.
 ///
@@ -10,6 +10,7 @@ use crate::config::Config;
 ///   the bridge resumes from it.
 /// - When a limit is reached, new messages are refused rather than old ones dropped: the bridge then waits, and the
 ///   binary log keeps what is to come.
+/// - `allow_atomic_publish` where the durable mode is configured.
 /// - `allow_batch_publish` for the fast mode. Servers before 2.14 do not know it, and 2.12 refuses what it does not know.
 pub(super) fn configurations(config: &Config, replicas: u8) -> Vec<StreamConfig> {
     let mut streams: Vec<StreamConfig> = Vec::new();
@@ -37,6 +38,7 @@ pub(super) fn configurations(config: &Config, replicas: u8) -> Vec<StreamConfig>
             duplicate_window: std::time::Duration::from_secs(120),
             allow_direct: true,
             allow_batch_publish: true,
+            allow_atomic_publish: config.publish.mode == PublishMode::Durable,
             ..StreamConfig::default()
         });
     }
