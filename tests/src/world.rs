@@ -256,8 +256,13 @@ impl World {
             }
         }
         let name = name.to_owned();
-        let config =
-            stream::Config { name, subjects, allow_batch_publish: self.batches, ..Default::default() };
+        let config = stream::Config {
+            name,
+            subjects,
+            allow_batch_publish: self.batches,
+            allow_atomic_publish: self.batches,
+            ..Default::default()
+        };
         self.jetstream.create_stream(config).await?;
         Ok(())
     }

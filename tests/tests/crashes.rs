@@ -54,6 +54,11 @@ async fn a_hundred_kills_with_mariadb() -> Result<()> {
     a_hundred_kills(Flavour::MariaDb, "pipelined").await
 }
 
+#[tokio::test]
+async fn a_hundred_kills_in_mode_durable() -> Result<()> {
+    a_hundred_kills(Flavour::MySql, "durable").await
+}
+
 async fn nats_dies(mode: &str, nats: testbed::NatsBuilder) -> Result<()> {
     let (seed, mut random) = seeded();
     let mut builder = World::mysql().nats(nats);

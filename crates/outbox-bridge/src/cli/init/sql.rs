@@ -37,7 +37,11 @@ pub(super) fn table(outbox: &Outbox) -> String {
         .iter()
         .map(|(column, kind)| format!("  {:width$} {kind}", quote_identifier(column)))
         .collect();
-    format!("CREATE TABLE {} (\n{}\n) ENGINE = InnoDB;\n", outbox.table.quoted(), lines.join(",\n"))
+    format!(
+        "CREATE TABLE {} (\n{}\n) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;\n",
+        outbox.table.quoted(),
+        lines.join(",\n")
+    )
 }
 
 /// Names and types of the columns that the bridge reads, in the order of the table; both dialects know the types
@@ -102,7 +106,7 @@ CREATE TABLE `shop`.`outbox` (
   `payload`        JSON         NOT NULL,
   `headers`        JSON         NULL,
   `created_at`     TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)
-) ENGINE = InnoDB;
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 ";
         assert_eq!(text, expected);
     }
