@@ -1,0 +1,1 @@
+//! Writes events into the outbox table in the caller's own transaction.
