@@ -19,8 +19,8 @@ pub enum ErrorKind {
     Header,
     /// The event has something, such as headers, for which no [column](crate::Columns) is named.
     NoColumn,
-    /// The transaction is over, though the handle is still there: the server rolled it back because of a deadlock, or a
-    /// statement such as `CREATE TABLE` committed it. Nothing was written.
+    /// The transaction is over, though the handle is still there: the server rolled it back because of a deadlock, or
+    /// a statement such as `CREATE TABLE` committed it. Nothing was written.
     NoTransaction,
     /// There is a row with this id (or another unique value) already.
     Duplicate,
@@ -94,6 +94,6 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_ref().map(|source| -> &(dyn StdError + 'static) { &**source })
+        Some(&**self.source.as_ref()?)
     }
 }

@@ -26,8 +26,8 @@ pub(crate) fn check(name: &str) -> Result<(), Error> {
     Err(Error::new(ErrorKind::Settings, format!("the name {name:?} of a table or column {cause}")))
 }
 
-/// The quoted form of `table` or `schema.table`; names with dots or white space stand in backticks, as in the bridge's
-/// configuration.
+/// The quoted form of `table` or `schema.table`; names with dots or white space stand in backticks, as in the
+/// bridge's configuration.
 pub(crate) fn table(text: &str) -> Result<String, Error> {
     let fault = |cause: &str| {
         let advice = "write \"table\" or \"schema.table\", and names with dots or spaces in backticks";

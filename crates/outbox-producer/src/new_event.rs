@@ -21,9 +21,9 @@ use crate::{Error, ErrorKind, Event};
 /// # Ok::<(), outbox_producer::Error>(())
 /// ```
 ///
-/// The id is made here, so that a transaction that is done again with the same `NewEvent` writes the same id. It is a UUIDv7 unless
-/// [given](Self::with_id). That UUIDs of this version grow with time is only good for the index: the order of messages
-/// comes from the commits, and within a transaction from the inserts.
+/// The id is made here, so that a transaction that is done again with the same `NewEvent` writes the same id. It is a
+/// UUIDv7 unless [given](Self::with_id). That UUIDs of this version grow with time is only good for the index: the
+/// order of messages comes from the commits, and within a transaction from the inserts.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NewEvent {
     pub(crate) id: Uuid,
@@ -126,7 +126,8 @@ impl NewEvent {
         }
     }
 
-    /// Gives the event this id. Ids must be unique for ever: consumers take a second event with the same id for a repetition.
+    /// Gives the event this id. Ids must be unique for ever: consumers take a second event with the same id for a
+    /// repetition.
     #[must_use]
     pub fn with_id(mut self, id: Uuid) -> Self {
         self.id = id;

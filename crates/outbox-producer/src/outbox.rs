@@ -34,8 +34,8 @@ impl Default for Outbox {
 }
 
 impl Outbox {
-    /// The table `schema.table`, or `table` in the connection's own schema. Names with dots or spaces stand in backticks, as in
-    /// the bridge's configuration.
+    /// The table `schema.table`, or `table` in the connection's own schema. Names with dots or spaces stand in
+    /// backticks, as in the bridge's configuration.
     ///
     /// # Errors
     ///
@@ -59,7 +59,8 @@ impl Outbox {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Settings`](crate::ErrorKind::Settings) when no column can have such a name, or one is named twice.
+    /// [`ErrorKind::Settings`](crate::ErrorKind::Settings) when no column can have such a name, or one is named
+    /// twice.
     pub fn with_columns(self, columns: Columns) -> Result<Self, Error> {
         columns.check()?;
         Ok(Self { columns, ..self })
@@ -98,8 +99,8 @@ impl Outbox {
         self.shape().single(self.checked(event)?, &crate::trace::context())
     }
 
-    /// The inserts of many events as plain SQL: few statements, each within the [limits](Limits), to be run in this order.
-    /// Without events there is none.
+    /// The inserts of many events as plain SQL: few statements, each within the [limits](Limits), to be run in this
+    /// order. Without events there is none.
     ///
     /// **Run them in the transaction that writes the business rows.**
     ///

@@ -28,8 +28,8 @@ pub struct Columns {
     pub event_type: String,
     /// The message body. Default `payload`.
     pub payload: String,
-    /// The headers, as a JSON object. Default `headers`; `None` if the table has no such column, and then neither headers
-    /// nor trace context can be stored.
+    /// The headers, as a JSON object. Default `headers`; `None` if the table has no such column, and then neither
+    /// headers nor trace context can be stored.
     pub headers: Option<String>,
     /// The payload's media type. Default `None`: every payload is `application/json`.
     pub content_type: Option<String>,
@@ -53,8 +53,8 @@ impl Default for Columns {
 }
 
 impl Columns {
-    /// The names that Debezium's outbox event router expects: `id`, `aggregatetype`, `aggregateid`, `type`, `payload`,
-    /// and no headers. Its ids are mostly texts: see [`IdFormat::Text`].
+    /// The names that Debezium's outbox event router expects: `id`, `aggregatetype`, `aggregateid`, `type`,
+    /// `payload`, and no headers. Its ids are mostly texts: see [`IdFormat::Text`].
     #[must_use]
     pub fn debezium() -> Self {
         Self {
@@ -100,9 +100,9 @@ pub enum IdFormat {
 
 /// What an event and a statement may measure at most.
 ///
-/// The lengths of texts are those of the table that `outbox-bridge init` creates; they are checked here, since a server that is
-/// not in strict mode cuts what is too long. The sizes keep a message below the 1 MiB that a NATS server takes by default:
-/// an event past that could be committed but never published, and would stop the bridge.
+/// The lengths of texts are those of the table that `outbox-bridge init` creates; they are checked here, since a
+/// server that is not in strict mode cuts what is too long. The sizes keep a message below the 1 MiB that a NATS
+/// server takes by default: an event past that could be committed but never published, and would stop the bridge.
 ///
 /// ```
 /// use outbox_producer::{Limits, Outbox};
@@ -125,15 +125,15 @@ pub struct Limits {
     pub content_type_chars_max: usize,
     /// Characters of the partition key. Default 255.
     pub partition_key_chars_max: usize,
-    /// Bytes of the payload. Default 1,000,000. A JSON payload counts as MySQL renders it, with a space after each colon
-    /// and comma.
+    /// Bytes of the payload. Default 1,000,000. A JSON payload counts as MySQL renders it, with a space after each
+    /// colon and comma.
     pub payload_bytes_max: usize,
     /// Bytes of the names and values of all headers. Default 32,768.
     pub headers_bytes_max: usize,
     /// Rows of one insert. Default 1,000.
     pub statement_rows_max: usize,
-    /// Bytes of one insert, unless a single event is larger. Default 1 MiB; the server's `max_allowed_packet` must be larger
-    /// than this and than the largest event.
+    /// Bytes of one insert, unless a single event is larger. Default 1 MiB; the server's `max_allowed_packet` must be
+    /// larger than this and than the largest event.
     pub statement_bytes_max: usize,
 }
 

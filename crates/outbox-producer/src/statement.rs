@@ -69,8 +69,8 @@ pub(crate) struct Shape<'a> {
 }
 
 impl Shape<'_> {
-    /// The inserts for these events, in order, each within the limits; `context` is added to the headers of events that have
-    /// no trace context of their own.
+    /// The inserts for these events, in order, each within the limits; `context` is added to the headers of events
+    /// that have no trace context of their own.
     pub(crate) fn statements(
         &self,
         events: Vec<NewEvent>,

@@ -1,7 +1,7 @@
 //! The current trace context, as headers.
 
-/// `traceparent` and `tracestate` of the current span, as [W3C Trace Context](https://www.w3.org/TR/trace-context/) writes
-/// them; nothing outside a span, or without an OpenTelemetry layer.
+/// `traceparent` and `tracestate` of the current span, as [W3C Trace Context](https://www.w3.org/TR/trace-context/)
+/// writes them; nothing outside a span, or without an OpenTelemetry layer.
 #[cfg(feature = "opentelemetry")]
 pub(crate) fn context() -> Vec<(&'static str, String)> {
     use opentelemetry::Context;

@@ -33,6 +33,30 @@ async fn the_order_is_kept() -> Result<()> {
     Ok(())
 }
 
+/// Services write in spawned tasks, so what `write` returns must be able to move between threads.
+#[tokio::test]
+async fn from_spawned_tasks() -> Result<()> {
+    let shop = Shop::open(testbed::Flavour::MySql).await?;
+    let tasks: Vec<_> = (0..8)
+        .map(|task| {
+            let (pool, outbox) = (shop.pool.clone(), shop.outbox.clone());
+            tokio::spawn(async move {
+                let mut transaction = pool.begin().await?;
+                outbox.write(&mut transaction, &placed(task)).await?;
+                outbox.write_all(&mut transaction, &[placed(task), placed(task)]).await?;
+                transaction.commit().await?;
+                anyhow::Ok(())
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await??;
+    }
+    let ids: std::collections::BTreeSet<_> = shop.rows().await?.into_iter().map(|row| row.0).collect();
+    assert_eq!(ids.len(), 24);
+    Ok(())
+}
+
 #[tokio::test]
 async fn large_payloads_are_spread_over_statements() -> Result<()> {
     for flavour in BOTH {
