@@ -1,0 +1,3 @@
+//! Idempotent, retrying handlers for the events of Outbox Bridge.
+
+pub mod inbox;
