@@ -108,6 +108,23 @@ impl Bridge {
         Ok(())
     }
 
+    /// Runs another command of the program with the same configuration; gives its exit code and what it printed.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be run.
+    pub fn command(&self, arguments: &[&str]) -> Result<(i32, String)> {
+        let output = Command::new(&self.binary)
+            .args(arguments)
+            .arg("--config")
+            .arg(self.folder.path().join("bridge.toml"))
+            .stdin(Stdio::null())
+            .output()?;
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        Ok((output.status.code().context("ended by a signal")?, text))
+    }
+
     /// Starts the process again and waits until it is ready.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use outbox_bridge_tests::{Bridge, Load, LoadOptions, STREAM, Settings, World};
+use outbox_bridge_tests::{Bridge, Load, LoadOptions, Order, STREAM, Settings, World};
 use testbed::eventually;
 
 const TTL: Duration = Duration::from_secs(3);
@@ -75,6 +75,47 @@ async fn the_next_takes_over() -> Result<()> {
     load.stop().await?;
     world.verify_tickets(&mut leader).await?;
     leader.stop().await
+}
+
+/// `outbox-bridge status` before, while and after a bridge leads, and without its servers.
+#[tokio::test]
+async fn status_tells_who_leads_and_how_far_it_is() -> Result<()> {
+    let mut world = World::mysql().start().await?;
+    let mut bridge = Bridge::spawn(&settings(&world))?;
+    await_role(&mut bridge, "leader", Duration::from_secs(10)).await?;
+    bridge.await_ready().await?;
+    world.insert(0..5).await?;
+    world.verify(&mut bridge, Order::Total).await?;
+    let status = eventually("the checkpoint to follow", Duration::from_secs(5), async || {
+        let (code, text) = bridge.command(&["status"])?;
+        ensure!(code == 0, "{code}: {text}");
+        // It names the beginning of the last transaction.
+        let bytes =
+            text.split(" bytes from the checkpoint on").next().and_then(|text| text.rsplit(' ').next());
+        let bytes = bytes.and_then(|bytes| bytes.parse::<u64>().ok());
+        Ok(bytes.filter(|bytes| (1..1_500).contains(bytes)).map(|_| text.clone()))
+    })
+    .await?;
+    for words in [
+        "led by process ",
+        "checkpoint       binlog.",
+        "stream ORDERS    6 messages",
+        "the last is 6, stored ",
+    ] {
+        ensure!(status.contains(words), "{words:?} is missing: {status}");
+    }
+    let (code, json) = bridge.command(&["status", "--json"])?;
+    let json: serde_json::Value = serde_json::from_str(&json)?;
+    ensure!(code == 0 && json.pointer("/streams/ORDERS/last_sequence") == Some(&6.into()), "{json}");
+    bridge.stop().await?;
+    let (code, text) = bridge.command(&["status"])?;
+    ensure!(code == 69 && text.contains("nobody leads") && text.contains("6 messages"), "{code}: {text}");
+    world.database.kill().await?;
+    world.nats.kill().await?;
+    let (code, text) = bridge.command(&["status"])?;
+    ensure!(code == 69 && text.contains("not known: cannot connect to NATS"), "{code}: {text}");
+    ensure!(text.contains("cannot connect to the server"), "{text}");
+    Ok(())
 }
 
 /// NATS is away for longer than the lease lives: nobody leads then, and afterwards one does.

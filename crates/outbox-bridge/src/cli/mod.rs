@@ -4,6 +4,7 @@ mod check;
 mod init;
 mod run;
 mod signals;
+mod status;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -37,7 +38,8 @@ Save it as bridge.toml, then:
 
     outbox-bridge init --config bridge.toml     shows the table, the grants and the stream to create (--apply: creates them)
     outbox-bridge check --config bridge.toml    says what is missing or wrong
-    outbox-bridge run --config bridge.toml      runs the bridge until SIGTERM";
+    outbox-bridge run --config bridge.toml      runs the bridge until SIGTERM
+    outbox-bridge status --config bridge.toml   shows who leads and how far it is";
 
 const AFTER_LONG_HELP: &str = "\
 Every key can be overridden from the environment: OUTBOX_BRIDGE__SOURCE__URL is url in [source]. Secrets come from \
@@ -72,6 +74,13 @@ enum Command {
         #[command(flatten)]
         options: init::Options,
     },
+    /// Shows who leads, how far it is, and what the streams hold; exits with 0 if somebody leads
+    Status {
+        #[command(flatten)]
+        config: ConfigArgument,
+        #[command(flatten)]
+        options: status::Options,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -101,6 +110,9 @@ fn execute(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Check(argument) => with_config(&argument.config, |config| check::execute(&config)),
         Command::Init { config, options } => {
             with_config(&config.config, |config| init::execute(&config, options))
+        }
+        Command::Status { config, options } => {
+            with_config(&config.config, |config| status::execute(&config, options))
         }
     }
 }

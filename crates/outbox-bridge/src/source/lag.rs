@@ -42,8 +42,18 @@ async fn lag(
         Some(open) => open,
         None => Connection::connect(options).await?,
     };
-    let rows = open.query("SHOW BINARY LOGS").await?;
+    let bytes = bytes_behind(&mut open, file, offset).await?;
     *connection = Some(open);
+    Ok(bytes)
+}
+
+/// How many bytes of log stand behind a place.
+pub(crate) async fn bytes_behind(
+    connection: &mut Connection,
+    file: u64,
+    offset: u64,
+) -> Result<u64, ConnectionError> {
+    let rows = connection.query("SHOW BINARY LOGS").await?;
     let sizes = rows.iter().filter_map(|row| {
         let number = log_file_number(row.get("Log_name")?)?;
         let size: u64 = row.get("File_size")?.parse().ok()?;

@@ -10,6 +10,7 @@ mod log;
 mod raw;
 mod stream;
 
+pub(crate) use lag::bytes_behind;
 pub use lag::watch_lag;
 pub use log::{LogError, LogOptions, LogSource, MakeRoutes};
 pub use raw::{EventHeader, HEADER_SIZE, RawEvent};

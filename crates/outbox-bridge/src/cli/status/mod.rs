@@ -1,0 +1,236 @@
+//! `outbox-bridge status`: who leads, how far it is, what the streams hold. Asks the servers, not the bridge, so it works from
+//! anywhere, also when no bridge runs.
+
+mod show;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use async_nats::jetstream::{self, kv};
+use outbox_event::{header, log_file_number};
+use outbox_lease::Record;
+use serde::Serialize;
+
+use super::check::permissions;
+use super::{complain, print_out};
+use crate::checkpoint::{CheckpointError, Checkpoints as _, KvCheckpoints};
+use crate::config::Config;
+use crate::exit::{Exit, report};
+use crate::lead::lease_key;
+use crate::nats;
+use crate::run::connect_options;
+use crate::source::connection::Connection;
+use crate::source::{bytes_behind, find::log_end};
+
+/// How to show it.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct Options {
+    /// As one JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Again every so many seconds, until Ctrl-C
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    watch: Option<u64>,
+}
+
+/// Everything that is shown. What could not be learnt has an error in its place.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Status {
+    /// The bridge's name.
+    name: String,
+    /// Why NATS cannot be asked, if so; then nothing else about it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nats_error: Option<String>,
+    /// Who holds the lease.
+    leader: Option<Record>,
+    checkpoint: Option<Position>,
+    source: Source,
+    streams: BTreeMap<String, Stream>,
+}
+
+/// The last checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Position {
+    file: String,
+    offset: u64,
+    /// How long ago it was written.
+    age_seconds: u64,
+    /// XA transactions that are prepared and neither committed nor rolled back.
+    prepared: usize,
+}
+
+/// The source's log.
+#[derive(Debug, Clone, PartialEq, Serialize, Default)]
+struct Source {
+    address: String,
+    /// Where the log ends.
+    file: String,
+    offset: u64,
+    /// How many bytes of it there are from the checkpoint on, which names the beginning of the last transaction that is done.
+    behind_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// One stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Default)]
+struct Stream {
+    messages: u64,
+    bytes: u64,
+    last_sequence: u64,
+    /// How long ago the last message was stored.
+    age_seconds: Option<u64>,
+    /// Where its row stood in the log.
+    position: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+pub(super) fn execute(config: &Config, options: Options) -> Exit {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&report(&error));
+            return Exit::Internal;
+        }
+    };
+    runtime.block_on(async {
+        loop {
+            let status = Box::pin(gather(config)).await;
+            let text = if options.json {
+                serde_json::to_string(&status).unwrap_or_default() + "\n"
+            } else {
+                status.to_string()
+            };
+            let printed = print_out(&text);
+            let Some(seconds) = options.watch.filter(|_| printed == Exit::Success) else {
+                return if printed == Exit::Success { status.exit() } else { printed };
+            };
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+        }
+    })
+}
+
+impl Status {
+    fn exit(&self) -> Exit {
+        if self.leader.is_some() { Exit::Success } else { Exit::Unavailable }
+    }
+}
+
+async fn gather(config: &Config) -> Status {
+    let mut status = Status {
+        name: config.name.clone(),
+        nats_error: None,
+        leader: None,
+        checkpoint: None,
+        source: Source::default(),
+        streams: BTreeMap::new(),
+    };
+    let mut point = None;
+    match permissions::connect(&config.nats, &format!("{}-status", config.name)).await {
+        Ok((client, _)) => {
+            let context = nats::jetstream(&config.nats, client);
+            match ask_bucket(config, &context).await {
+                Ok((leader, checkpoint)) => {
+                    status.leader = leader;
+                    if let Some((position, file)) = checkpoint {
+                        point = file.map(|file| (file, position.offset));
+                        status.checkpoint = Some(position);
+                    }
+                }
+                Err(error) => status.nats_error = Some(error),
+            }
+            for outbox in &config.outboxes {
+                if !status.streams.contains_key(&outbox.stream) {
+                    let stream = ask_stream(&context, &outbox.stream).await;
+                    let stream =
+                        stream.unwrap_or_else(|error| Stream { error: Some(error), ..Stream::default() });
+                    status.streams.insert(outbox.stream.clone(), stream);
+                }
+            }
+        }
+        Err(error) => status.nats_error = Some(report(&error)),
+    }
+    status.source = ask_source(config, point).await;
+    status
+}
+
+type Bucket = (Option<Record>, Option<(Position, Option<u64>)>);
+
+/// The lease and the checkpoint. A bucket that does not exist holds neither.
+async fn ask_bucket(config: &Config, context: &jetstream::Context) -> Result<Bucket, String> {
+    let bucket = &config.checkpoint.bucket;
+    let stream = context.get_stream(format!("KV_{bucket}")).await;
+    match stream {
+        Ok(_) => {}
+        Err(error) if super::check::nats::is_missing(&error) => return Ok((None, None)),
+        Err(error) => return Err(report(&error)),
+    }
+    let store = context.get_key_value(bucket).await.map_err(|error| report(&error))?;
+    let lease = store.entry(lease_key(&config.name)).await.map_err(|error| report(&error))?;
+    let lease = lease.filter(|entry| entry.operation == kv::Operation::Put);
+    let leader = lease.and_then(|entry| serde_json::from_slice(&entry.value).ok());
+    let mut checkpoints = KvCheckpoints::new(context.clone(), bucket.clone(), config.name.clone(), 1);
+    let checkpoint = match checkpoints.load().await {
+        Ok(checkpoint) => checkpoint,
+        Err(error @ CheckpointError::Unreadable { .. }) => return Err(report(&error)),
+        Err(error) => return Err(report(&error)),
+    };
+    let position = checkpoint.map(|(checkpoint, _)| {
+        let number = log_file_number(&checkpoint.point.file);
+        let position = Position {
+            age_seconds: seconds_since(checkpoint.written_seconds),
+            offset: checkpoint.point.offset,
+            prepared: checkpoint.point.prepared.len(),
+            file: checkpoint.point.file,
+        };
+        (position, number)
+    });
+    Ok((leader, position))
+}
+
+async fn ask_stream(context: &jetstream::Context, name: &str) -> Result<Stream, String> {
+    let stream = context.get_stream(name).await.map_err(|error| report(&error))?;
+    let state = &stream.cached_info().state;
+    let last = stream.get_last_raw_message_by_subject(">").await.ok();
+    Ok(Stream {
+        messages: state.messages,
+        bytes: state.bytes,
+        last_sequence: state.last_sequence,
+        age_seconds: last
+            .as_ref()
+            .and_then(|message| u64::try_from(message.time.unix_timestamp()).ok())
+            .map(seconds_since),
+        position: last
+            .and_then(|message| message.headers.get_last(header::POSITION).map(ToString::to_string)),
+        error: None,
+    })
+}
+
+async fn ask_source(config: &Config, point: Option<(u64, u64)>) -> Source {
+    let address = format!("{}:{}", config.source.host, config.source.port);
+    let ask = async {
+        let mut connection = Connection::connect(&connect_options(&config.source)).await?;
+        let end = log_end(&mut connection).await?;
+        let behind = match point {
+            Some((file, offset)) => Some(bytes_behind(&mut connection, file, offset).await?),
+            None => None,
+        };
+        Ok::<_, crate::source::connection::ConnectionError>((end, behind))
+    };
+    match ask.await {
+        Ok((Some(end), behind_bytes)) => {
+            Source { address, file: end.file, offset: end.offset, behind_bytes, error: None }
+        }
+        Ok((None, _)) => {
+            Source { address, error: Some("it writes no binary log".to_owned()), ..Source::default() }
+        }
+        Err(error) => Source { address, error: Some(report(&error)), ..Source::default() },
+    }
+}
+
+fn seconds_since(seconds: u64) -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    now.as_secs().saturating_sub(seconds)
+}
