@@ -33,7 +33,12 @@ pub(crate) struct Shelf {
 
 impl Shelf {
     pub(crate) fn open(kind: &str) -> Result<Self> {
-        let folder = root()?.join(kind);
+        Self::open_in(&root()?, kind)
+    }
+
+    /// A kind of thing in another cache than the usual one.
+    pub(crate) fn open_in(cache: &Path, kind: &str) -> Result<Self> {
+        let folder = cache.join(kind);
         fs::create_dir_all(&folder)
             .with_context(|| format!("cannot make the cache folder {}", folder.display()))?;
         Ok(Self { folder })

@@ -1,6 +1,6 @@
 //! Real servers for tests, the demo and benchmarks.
 //!
-//! This crate gets MySQL, MariaDB and nats-server without root rights and without containers, keeps them in a
+//! This crate gets MySQL, MariaDB, Postgres and nats-server without root rights and without containers, keeps them in a
 //! cache folder outside the repository, and starts each on a free port with its data in a temporary folder. A
 //! server dies with its handle, and with the process that started it, however that process ends.
 //!
@@ -16,6 +16,7 @@
 //! | `OUTBOX_TESTBED_MYSQLD` | path of a `mysqld` to use, MySQL 8.0 or newer |
 //! | `OUTBOX_TESTBED_MARIADBD` | path of a `mariadbd` to use |
 //! | `OUTBOX_TESTBED_MARIADBD_NEXT` | path of a `mariadbd` of release 11 to use |
+//! | `OUTBOX_TESTBED_POSTGRES` | path of a `postgres` to use, version 13 or newer, with `initdb` beside it |
 //! | `OUTBOX_TESTBED_NATS_SERVER` | path of a `nats-server` to use where the newest is asked for |
 //!
 //! ```no_run
@@ -33,6 +34,7 @@ mod mysql;
 mod nats;
 mod packages;
 mod port;
+mod postgres;
 mod process;
 mod proxy;
 mod servers;
@@ -44,6 +46,7 @@ mod wheel;
 pub use mysql::{Flavour, MySql, MySqlBuilder};
 pub use nats::{Nats, NatsBuilder, NatsCluster};
 pub use port::Port;
+pub use postgres::{Postgres, PostgresBuilder};
 pub use process::freeze;
 pub use proxy::{Direction, FaultyProxy};
 pub use servers::{Server, prefetch_all};

@@ -58,6 +58,11 @@ impl PrivateRoot {
         Ok(Self { folder: folder.to_owned(), loader, libraries })
     }
 
+    /// The folders with the libraries.
+    pub(crate) fn libraries(&self) -> &[PathBuf] {
+        &self.libraries
+    }
+
     /// A path inside this folder.
     pub(crate) fn path(&self, inside: &str) -> PathBuf {
         self.folder.join(inside)

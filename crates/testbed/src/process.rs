@@ -72,6 +72,10 @@ impl Process {
         Ok(Self { name: name.to_owned(), child: child.keep()?, guard, log: log.to_owned() })
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.name))

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::mysql::{self, Flavour, Release};
 use crate::nats;
+use crate::postgres;
 use crate::version::Version;
 
 /// A server that is at hand.
@@ -40,6 +41,12 @@ pub async fn prefetch_all() -> Result<Vec<Server>> {
                 path: software.path(),
             });
         }
+        let software = postgres::prefetch()?;
+        servers.push(Server {
+            name: "Postgres".to_owned(),
+            version: software.version(),
+            path: software.server(),
+        });
         for minor in [None, Some("2.12"), Some("2.10")] {
             let software = nats::Software::get(minor)?;
             servers.push(Server {

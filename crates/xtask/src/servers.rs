@@ -1,4 +1,4 @@
-//! `cargo xtask servers`: gets MySQL, MariaDB and nats-server.
+//! `cargo xtask servers`: gets MySQL, MariaDB, Postgres and nats-server.
 
 use anyhow::Result;
 

@@ -1,7 +1,7 @@
 //! A MySQL or MariaDB server of one's own.
 
 mod software;
-mod template;
+pub(crate) mod template;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

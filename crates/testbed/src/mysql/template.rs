@@ -74,7 +74,7 @@ fn initialise_mariadb(software: &Software, folder: &Path) -> Result<()> {
 }
 
 /// Copies a folder with all that is in it, leaving holes where there are zeros, of which a new data folder has many.
-pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir(to).with_context(|| format!("cannot make {}", to.display()))?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;

@@ -2,5 +2,6 @@
 
 mod mysql;
 mod nats;
+mod postgres;
 mod proxy;
 mod survival;
