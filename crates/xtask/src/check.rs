@@ -36,20 +36,28 @@ pub(crate) async fn test() -> Result<()> {
     // The end-to-end tests start the bridge's own binary. All targets at once, since then the tests use what is built
     // here: a build of one package alone would choose other features of its dependencies and compile them again.
     let mut bridge = PathBuf::new();
-    let all = ["--workspace", "--all-targets"];
+    let all = ["--workspace", "--all-targets", "--all-features"];
     stages.work("build", async { build(&all).await.map(|program| bridge = program) }).await?;
     stages.work("demo, MySQL", Box::pin(demo::run(Options::rehearsal(false, bridge.clone())))).await?;
     stages.work("demo, MariaDB", Box::pin(demo::run(Options::rehearsal(true, bridge)))).await?;
     // All of them, so that one run tells everything that is wrong.
-    stages.cargo("tests", &["test", "--workspace", "--no-fail-fast"])?;
+    stages.cargo("tests", &["test", "--workspace", "--all-features", "--no-fail-fast"])?;
     stages.summary();
     Ok(())
 }
 
 fn lint(stages: &mut Stages) -> Result<()> {
-    stages.cargo("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    stages.cargo(
+        "lints",
+        &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
+    )?;
     let mut documentation = cargo();
-    documentation.env("RUSTDOCFLAGS", "-D warnings").args(["doc", "--workspace", "--no-deps"]);
+    documentation.env("RUSTDOCFLAGS", "-D warnings").args([
+        "doc",
+        "--workspace",
+        "--all-features",
+        "--no-deps",
+    ]);
     stages.command("documentation", &mut documentation)
 }
 
