@@ -1,0 +1,1 @@
+//! The consumer against a real nats-server.
