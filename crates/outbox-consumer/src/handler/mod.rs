@@ -56,7 +56,7 @@ pub trait Handler<Arguments, I: Inbox, S>: Clone + Send + Sync + Sized + 'static
     fn call(self, delivery: Delivery<I>, state: Arc<S>) -> HandlerFuture;
 
     /// Wraps this handler by a `tower` layer.
-    fn layer<L>(self, layer: L) -> Layered<L, Self, Arguments>
+    fn layer<L>(self, layer: L) -> Layered<L, Self, Arguments, I, S>
     where
         L: Layer<service::HandlerService<Self, Arguments, I, S>> + Clone + Send + Sync + 'static,
     {

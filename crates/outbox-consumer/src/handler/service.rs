@@ -59,31 +59,32 @@ where
 }
 
 /// A handler inside of a layer. Made by [`Handler::layer`].
-pub struct Layered<L, H, Arguments> {
+pub struct Layered<L, H, Arguments, I, S> {
     layer: L,
     handler: H,
-    signature: PhantomData<fn() -> Arguments>,
+    // `I` and `S` stand here so that they are inferred from the router that the handler goes into.
+    signature: PhantomData<fn(S) -> (Arguments, I)>,
 }
 
-impl<L, H, Arguments> Layered<L, H, Arguments> {
+impl<L, H, Arguments, I, S> Layered<L, H, Arguments, I, S> {
     pub(crate) fn new(layer: L, handler: H) -> Self {
         Self { layer, handler, signature: PhantomData }
     }
 }
 
-impl<L: Clone, H: Clone, Arguments> Clone for Layered<L, H, Arguments> {
+impl<L: Clone, H: Clone, Arguments, I, S> Clone for Layered<L, H, Arguments, I, S> {
     fn clone(&self) -> Self {
         Self::new(self.layer.clone(), self.handler.clone())
     }
 }
 
-impl<L, H, Arguments> fmt::Debug for Layered<L, H, Arguments> {
+impl<L, H, Arguments, I, S> fmt::Debug for Layered<L, H, Arguments, I, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Layered").finish_non_exhaustive()
     }
 }
 
-impl<L, H, Arguments, I, S> Handler<(L, Arguments), I, S> for Layered<L, H, Arguments>
+impl<L, H, Arguments, I, S> Handler<(L, Arguments), I, S> for Layered<L, H, Arguments, I, S>
 where
     H: Handler<Arguments, I, S>,
     L: Layer<HandlerService<H, Arguments, I, S>> + Clone + Send + Sync + 'static,
