@@ -1,0 +1,250 @@
+//! The settings of a consumer, checked before anything is opened.
+
+use std::{fmt, marker::PhantomData, time::Duration};
+
+use async_nats::Client;
+
+use crate::{
+    consumer::Consumer,
+    dead_letter::DeadLetterStream,
+    durable::StartAt,
+    error::{ConsumerError, ConsumerErrorKind},
+    handler::router::Routes,
+    inbox::Inbox,
+    retry::RetryPolicy,
+};
+
+/// How many messages an ordered consumer has in hand at most, by default.
+const ORDERED_IN_HAND: usize = 1024;
+/// How many messages of an unordered consumer wait for an acknowledgement or a retry at most, by default.
+const ACK_PENDING: usize = 10_000;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) stream: String,
+    pub(crate) durable: String,
+    pub(crate) filter_subjects: Vec<String>,
+    pub(crate) start: StartAt,
+    pub(crate) concurrency: usize,
+    pub(crate) ordered: bool,
+    pub(crate) prefetch: Option<usize>,
+    pub(crate) max_ack_pending: Option<usize>,
+    pub(crate) ack_wait: Duration,
+    pub(crate) handler_timeout: Duration,
+    pub(crate) inbox_timeout: Duration,
+    pub(crate) inbox_retention: Duration,
+    pub(crate) drain_deadline: Duration,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) dead_letters: DeadLetterStream,
+}
+
+impl Settings {
+    pub(crate) fn ack_pending_max(&self) -> usize {
+        self.max_ack_pending.unwrap_or(if self.ordered { ORDERED_IN_HAND } else { ACK_PENDING })
+    }
+
+    /// An ordered consumer must have room for all that it may ever be sent, or one that it waits for would not fit.
+    pub(crate) fn in_hand_max(&self) -> usize {
+        if self.ordered {
+            self.ack_pending_max()
+        } else {
+            self.concurrency.saturating_add(self.prefetch.unwrap_or(self.concurrency))
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut check = |holds: bool, problem: &str| {
+            if !holds {
+                problems.push(problem.to_owned());
+            }
+        };
+        let is_name = |name: &str| {
+            !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control() || ".*>/\\".contains(c))
+        };
+        check(is_name(&self.stream), "the stream's name must not be empty or have dots, wildcards, slashes or spaces");
+        check(is_name(&self.durable), "the durable's name must not be empty or have dots, wildcards, slashes or spaces");
+        check(self.concurrency > 0, "concurrency must be at least 1");
+        check(self.ack_pending_max() >= self.concurrency, "max_ack_pending must be at least concurrency");
+        check(self.ack_wait >= Duration::from_secs(1), "ack_wait must be at least 1 s");
+        check(self.handler_timeout > Duration::ZERO, "handler_timeout must not be 0");
+        check(self.inbox_timeout > Duration::ZERO, "inbox_timeout must not be 0");
+        check(self.retry.attempts_max > 0, "retry.attempts_max must be at least 1");
+        check(self.retry.deliveries_max > 0, "retry.deliveries_max must be at least 1");
+        check(self.retry.factor.is_finite() && self.retry.factor >= 1.0, "retry.factor must be at least 1");
+        check((0.0..=1.0).contains(&self.retry.jitter), "retry.jitter must be from 0 to 1");
+        check(self.dead_letters.name != self.stream, "the dead letters need a stream of their own");
+        problems
+    }
+}
+
+/// Settings on the way to a [`Consumer`].
+#[must_use = "nothing happens before `build`"]
+pub struct ConsumerBuilder<I> {
+    client: Client,
+    settings: Settings,
+    inbox: PhantomData<fn(I)>,
+}
+
+impl<I> fmt::Debug for ConsumerBuilder<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsumerBuilder").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl<I: Inbox> Consumer<I> {
+    /// A consumer of `stream` that goes by the durable name `durable`: instances with the same name share the messages,
+    /// and the name is what the inbox records.
+    ///
+    /// ```no_run
+    /// # use outbox_consumer::inbox::{Inbox};
+    /// # async fn example<I: Inbox>(inbox: I) -> Result<(), Box<dyn std::error::Error>> {
+    /// use outbox_consumer::{Consumer, Context, HandlerError, Router};
+    /// use tokio_util::sync::CancellationToken;
+    ///
+    /// async fn reserve(context: Context) -> Result<(), HandlerError> {
+    ///     println!("{}", context.message_id());
+    ///     Ok(())
+    /// }
+    ///
+    /// let client = async_nats::connect("nats://127.0.0.1:4222").await?;
+    /// let consumer = Consumer::builder(client, "ORDERS", "stock")
+    ///     .concurrency(32)
+    ///     .build(inbox, Router::new().on("order.placed", reserve))
+    ///     .await?;
+    /// consumer.run(CancellationToken::new()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder(client: Client, stream: impl Into<String>, durable: impl Into<String>) -> ConsumerBuilder<I> {
+        let settings = Settings {
+            stream: stream.into(),
+            durable: durable.into(),
+            filter_subjects: Vec::new(),
+            start: StartAt::default(),
+            concurrency: 16,
+            ordered: false,
+            prefetch: None,
+            max_ack_pending: None,
+            ack_wait: Duration::from_secs(30),
+            handler_timeout: Duration::from_secs(60),
+            inbox_timeout: Duration::from_secs(30),
+            inbox_retention: Duration::from_secs(30 * 24 * 3600),
+            drain_deadline: Duration::from_secs(30),
+            retry: RetryPolicy::default(),
+            dead_letters: DeadLetterStream::default(),
+        };
+        ConsumerBuilder { client, settings, inbox: PhantomData }
+    }
+}
+
+impl<I: Inbox> ConsumerBuilder<I> {
+    /// Only messages with one of these subjects; all of the stream by default.
+    pub fn filter_subjects<T: Into<String>>(mut self, subjects: impl IntoIterator<Item = T>) -> Self {
+        self.settings.filter_subjects = subjects.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Where the durable consumer begins when it is created; [`StartAt::Earliest`] by default.
+    pub fn start_at(mut self, start: StartAt) -> Self {
+        self.settings.start = start;
+        self
+    }
+
+    /// How many messages are handled at the same time; 16 by default.
+    pub fn concurrency(mut self, concurrency: usize) -> Self {
+        self.settings.concurrency = concurrency;
+        self
+    }
+
+    /// Messages of one partition key are handled one after another in the order of the stream, also across retries:
+    /// while one waits for its next attempt, later ones of its key wait, and other keys go on. Messages without a key
+    /// are handled in any order. Off by default.
+    ///
+    /// Waiting messages stay in this instance's memory, at most [`max_ack_pending`](Self::max_ack_pending) in all;
+    /// then a key that keeps failing holds up the others, until it succeeds or becomes a dead letter.
+    ///
+    /// **One instance at a time**: run an ordered consumer with one instance. A second one that starts while the first
+    /// has unacknowledged messages waits for these, but two instances that are both idle do not see each other.
+    pub fn ordered(mut self) -> Self {
+        self.settings.ordered = true;
+        self
+    }
+
+    /// How many messages are fetched beyond those that are handled; as many as [`concurrency`](Self::concurrency) by
+    /// default. Without effect on ordered consumers.
+    pub fn prefetch(mut self, messages: usize) -> Self {
+        self.settings.prefetch = Some(messages);
+        self
+    }
+
+    /// How many messages of the durable consumer, over all instances, wait for an acknowledgement or a retry at most;
+    /// 10,000 by default, and 1,024 if ordered. Past it the server sends nothing until some are done.
+    pub fn max_ack_pending(mut self, messages: usize) -> Self {
+        self.settings.max_ack_pending = Some(messages);
+        self
+    }
+
+    /// After what time without a sign of life a message goes to another instance; 30 s by default. A message in hand is
+    /// kept by a progress acknowledgement at a third of it, however long its handler takes.
+    pub fn ack_wait(mut self, ack_wait: Duration) -> Self {
+        self.settings.ack_wait = ack_wait;
+        self
+    }
+
+    /// How long a handler may take; then it is cancelled and the attempt failed. 60 s by default.
+    pub fn handler_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.handler_timeout = timeout;
+        self
+    }
+
+    /// How long the inbox may take to begin or to commit before it counts as unavailable. 30 s by default.
+    pub fn inbox_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.inbox_timeout = timeout;
+        self
+    }
+
+    /// How long the inbox remembers a handled message; 30 days by default. It must be longer than a message may stay in
+    /// the stream unacknowledged, or among the dead letters.
+    pub fn inbox_retention(mut self, retention: Duration) -> Self {
+        self.settings.inbox_retention = retention;
+        self
+    }
+
+    /// How long handlers may go on after the shutdown began; 30 s by default.
+    pub fn drain_deadline(mut self, deadline: Duration) -> Self {
+        self.settings.drain_deadline = deadline;
+        self
+    }
+
+    /// When a failed message is tried again, and when no more.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.settings.retry = policy;
+        self
+    }
+
+    /// The stream of the dead letters.
+    pub fn dead_letters(mut self, dead_letters: DeadLetterStream) -> Self {
+        self.settings.dead_letters = dead_letters;
+        self
+    }
+
+    /// Opens or creates what the consumer needs: the durable consumer, the stream of the dead letters with a durable
+    /// consumer for replayed ones, the key-value bucket of the attempts, and what the inbox needs.
+    ///
+    /// # Errors
+    ///
+    /// If a setting makes no sense (all are named at once), if NATS or the inbox cannot be reached, if the stream is not
+    /// there, or if the durable consumer is there but differs from the settings.
+    pub async fn build(self, inbox: I, handlers: impl Into<Routes<I>>) -> Result<Consumer<I>, ConsumerError> {
+        let routes = handlers.into();
+        let mut problems = self.settings.problems();
+        if routes.is_empty() {
+            problems.push("there are no handlers".to_owned());
+        }
+        if !problems.is_empty() {
+            return Err(ConsumerError::new(ConsumerErrorKind::Settings, problems.join("; ")));
+        }
+        Consumer::open(self.client, self.settings, routes, inbox).await
+    }
+}

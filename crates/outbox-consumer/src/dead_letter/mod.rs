@@ -1,0 +1,244 @@
+//! Dead letters: messages that a consumer gave up, and how they come back.
+//!
+//! A dead letter lies at a subject that ends with the sequence of the original, and is stored only if there is nothing at
+//! that subject yet. So there is one letter a message, whatever happens between storing the letter and terminating the
+//! original, and however much later: it does not depend on the stream's duplicate window.
+
+mod place;
+pub(crate) mod record;
+
+use std::fmt;
+
+use async_nats::{
+    Client, HeaderMap,
+    jetstream::{
+        self,
+        context::PublishErrorKind,
+        message::PublishMessage,
+        stream::{LastRawMessageErrorKind, RawMessageErrorKind, Stream},
+    },
+};
+use bytes::Bytes;
+
+pub(crate) use self::place::Place;
+pub use self::{place::DeadLetterStream, record::DeadLetter};
+use crate::error::{ConsumerError, ConsumerErrorKind};
+
+/// The dead letters of one consumer: list them, replay them, drop them.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use outbox_consumer::DeadLetters;
+///
+/// let client = async_nats::connect("nats://127.0.0.1:4222").await?;
+/// let letters = DeadLetters::open(client, "ORDERS", "stock").await?;
+/// let mut after = 0;
+/// loop {
+///     let page = letters.list(after, 100).await?;
+///     let Some(last) = page.last() else { break };
+///     after = last.position;
+///     for letter in page {
+///         println!("{} {:?}: {}", letter.position, letter.message_id, letter.reason);
+///         letters.replay(letter.position).await?;
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct DeadLetters {
+    client: Client,
+    context: jetstream::Context,
+    stream: Stream,
+    place: Place,
+}
+
+/// How a letter was not stored.
+#[derive(Debug)]
+pub(crate) enum StoreError {
+    /// It may be stored later, or may be stored already.
+    Again(String),
+    /// It is larger than the server allows, whatever is left out.
+    TooLarge,
+}
+
+impl DeadLetters {
+    /// The dead letters of the consumer `durable` of `stream`, in the default [`DeadLetterStream`].
+    ///
+    /// # Errors
+    ///
+    /// If the stream of the dead letters cannot be opened.
+    pub async fn open(client: Client, stream: &str, durable: &str) -> Result<Self, ConsumerError> {
+        Self::open_in(client, stream, durable, DeadLetterStream::default()).await
+    }
+
+    /// As [`open`](Self::open), in a stream of your own.
+    ///
+    /// # Errors
+    ///
+    /// If the stream of the dead letters cannot be opened.
+    pub async fn open_in(
+        client: Client,
+        stream: &str,
+        durable: &str,
+        dead_letters: DeadLetterStream,
+    ) -> Result<Self, ConsumerError> {
+        let context = jetstream::new(client);
+        let place = Place { dead_letters, stream: stream.to_owned(), durable: durable.to_owned() };
+        Self::open_place(context, place).await
+    }
+
+    pub(crate) async fn open_place(context: jetstream::Context, place: Place) -> Result<Self, ConsumerError> {
+        let stream = place.open(&context).await?;
+        Ok(Self { client: context.client(), context, stream, place })
+    }
+
+    /// At most `limit` letters after the position `after` (0 to begin), oldest first.
+    ///
+    /// # Errors
+    ///
+    /// If NATS cannot be reached.
+    pub async fn list(&self, after: u64, limit: usize) -> Result<Vec<DeadLetter>, ConsumerError> {
+        let mut letters = Vec::new();
+        let mut next = after.saturating_add(1);
+        while letters.len() < limit {
+            let found = match self.stream.raw_message_builder().sequence(next).next_by_subject(self.place.letters()).send().await
+            {
+                Ok(found) => found,
+                Err(error) if is_missing(error.kind()) => break,
+                Err(error) => return Err(failed("the dead letters cannot be listed", error)),
+            };
+            next = found.sequence.saturating_add(1);
+            letters.extend(record::read(found.sequence, &found.headers, found.payload));
+        }
+        Ok(letters)
+    }
+
+    /// One letter.
+    ///
+    /// # Errors
+    ///
+    /// [`ConsumerErrorKind::NoSuchLetter`] if this consumer has none at that position.
+    pub async fn get(&self, position: u64) -> Result<DeadLetter, ConsumerError> {
+        let missing = || {
+            let message = format!("there is no dead letter of {} at {position}", self.place.durable);
+            ConsumerError::new(ConsumerErrorKind::NoSuchLetter, message)
+        };
+        let found = match self.stream.get_raw_message(position).await {
+            Ok(found) => found,
+            Err(error) if is_missing(error.kind()) => return Err(missing()),
+            Err(error) => return Err(failed("the dead letter cannot be read", error)),
+        };
+        let letter = record::read(position, &found.headers, found.payload).ok_or_else(missing)?;
+        if found.subject.as_str() != self.place.letter(letter.sequence) {
+            return Err(missing());
+        }
+        Ok(letter)
+    }
+
+    /// Sends a letter back to its consumer, and to no other, under its original id; its attempts count anew.
+    ///
+    /// The message does not go to the original stream, which belongs to the bridge, but to a subject that only this
+    /// consumer listens to. If the message was handled after all, the inbox drops it.
+    ///
+    /// # Errors
+    ///
+    /// [`ConsumerErrorKind::NoSuchLetter`] if this consumer has none at that position.
+    pub async fn replay(&self, position: u64) -> Result<(), ConsumerError> {
+        let letter = self.get(position).await?;
+        let origin = record::Origin {
+            subject: &letter.subject,
+            stream: &letter.stream,
+            sequence: letter.sequence,
+            consumer: &letter.consumer,
+        };
+        let now = std::time::SystemTime::now();
+        let headers = record::headers(&letter.headers, origin, &letter.reason, &crate::history::History::default(), now);
+        let message = PublishMessage::build().payload(letter.body).headers(headers);
+        let subject = self.place.replay(letter.sequence);
+        let stored = async { self.context.send_publish(subject, message).await?.await };
+        stored.await.map_err(|error| failed("the dead letter cannot be replayed", error))?;
+        self.remove(position).await
+    }
+
+    /// Removes a letter for good; the message will not be handled.
+    ///
+    /// # Errors
+    ///
+    /// [`ConsumerErrorKind::NoSuchLetter`] if this consumer has none at that position.
+    pub async fn discard(&self, position: u64) -> Result<(), ConsumerError> {
+        self.get(position).await?;
+        self.remove(position).await
+    }
+
+    pub(crate) async fn remove(&self, position: u64) -> Result<(), ConsumerError> {
+        match self.stream.delete_message(position).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(failed("the dead letter cannot be removed", error)),
+        }
+    }
+
+    /// Whether the message with this sequence of the consumed stream is a dead letter.
+    pub(crate) async fn contains(&self, sequence: u64) -> Result<bool, ConsumerError> {
+        // The leader answers this, not a follower that lags behind.
+        match self.stream.get_last_raw_message_by_subject(&self.place.letter(sequence)).await {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(false),
+            Err(error) => Err(failed("the dead letters cannot be read", error)),
+        }
+    }
+
+    /// Stores a letter, unless it is stored already.
+    pub(crate) async fn store(
+        &self,
+        sequence: u64,
+        mut headers: HeaderMap,
+        body: Bytes,
+        history: &crate::history::History,
+    ) -> Result<(), StoreError> {
+        // What headers and protocol take, generously: every line has a separator and an end of its own.
+        let size = |headers: &HeaderMap| {
+            let lines = headers.iter().flat_map(|(name, values)| {
+                let name: &str = name.as_ref();
+                values.iter().map(move |value| name.len() + value.as_str().len() + 4)
+            });
+            lines.sum::<usize>() + body.len() + 256
+        };
+        if size(&headers) > self.client.server_info().max_payload {
+            record::shrink(&mut headers, history);
+        }
+        let message =
+            PublishMessage::build().payload(body.clone()).headers(headers).expected_last_subject_sequence(0);
+        let stored = async { self.context.send_publish(self.place.letter(sequence), message).await?.await };
+        match stored.await {
+            Ok(_) => Ok(()),
+            Err(error) => match error.kind() {
+                PublishErrorKind::WrongLastSequence => Ok(()),
+                PublishErrorKind::MaxPayloadExceeded => Err(StoreError::TooLarge),
+                _ => Err(StoreError::Again(crate::handler::error::report(&error))),
+            },
+        }
+    }
+
+    pub(crate) fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+}
+
+impl fmt::Debug for DeadLetters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetters").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+fn is_missing(kind: RawMessageErrorKind) -> bool {
+    matches!(kind, RawMessageErrorKind::NoMessageFound)
+}
+
+fn failed(what: &str, error: impl Into<crate::BoxError>) -> ConsumerError {
+    ConsumerError::because(ConsumerErrorKind::Nats, what, error)
+}

@@ -1,0 +1,258 @@
+//! One message, from its beginning to its acknowledgement. Runs as a task of its own.
+
+use std::time::{Duration, SystemTime};
+
+use async_nats::{Client, jetstream};
+use bytes::Bytes;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::Instrument;
+
+use super::in_hand::{InHand, Source, ack};
+use crate::{
+    attempts::Attempts,
+    dead_letter::{DeadLetters, StoreError, record},
+    engine::{Attempted, Engine, Work},
+    error::{ConsumerError, ConsumerErrorKind},
+    handler::{error::HandlerError, router::Unhandled},
+    history::History,
+    inbox::Inbox,
+    metrics::Metrics,
+    retry::{Backoff, RetryPolicy},
+    trace,
+};
+
+/// How long an acknowledgement that matters may take to be confirmed.
+const CONFIRM: Duration = Duration::from_secs(2);
+/// After trouble that is not the message's.
+const SOON: Duration = Duration::from_millis(500);
+
+/// What all tasks share.
+#[derive(Debug)]
+pub(crate) struct Shared<I: Inbox> {
+    pub(crate) engine: Engine<I>,
+    pub(crate) client: Client,
+    pub(crate) context: jetstream::Context,
+    pub(crate) letters: DeadLetters,
+    pub(crate) attempts: Attempts,
+    pub(crate) policy: RetryPolicy,
+    pub(crate) metrics: Metrics,
+    pub(crate) ordered: bool,
+}
+
+/// How a task ended.
+#[derive(Debug)]
+pub(crate) enum Done {
+    /// Acknowledged, given back or dead: no longer ours.
+    Settled,
+    /// To be tried again here after a while; its key waits.
+    Again(Duration),
+    /// The inbox is away; to be tried again when it is back.
+    Unavailable(String),
+    /// The consumer cannot go on. The message stays in hand and is given back when the consumer ends.
+    Fatal(ConsumerError),
+}
+
+impl<I: Inbox> Shared<I> {
+    /// Handles one message.
+    pub(crate) async fn handle(&self, message: &InHand) -> Done {
+        let span = trace::span(message, &self.engine.consumer);
+        let begun = Instant::now();
+        self.metrics.in_progress.increment(1);
+        let done = self.work(message).instrument(span).await;
+        self.metrics.in_progress.decrement(1);
+        self.metrics.handling.record(begun.elapsed());
+        done
+    }
+
+    async fn work(&self, message: &InHand) -> Done {
+        let history = match message.history() {
+            Some(history) => history,
+            None => match self.look_up(message).await {
+                Ok(Some(history)) => history,
+                Ok(None) => {
+                    tracing::info!("delivered again though it is a dead letter: terminated");
+                    return self.terminate(message, "a dead letter already").await;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "earlier attempts cannot be looked up: later");
+                    return self.later(message, SOON).await;
+                }
+            },
+        };
+        let futile = message.delivered.saturating_sub(1).saturating_sub(history.count().into());
+        if futile >= self.policy.deliveries_max.into() {
+            let reason = format!("delivered {} times without coming to an end", message.delivered);
+            return self.bury(message, history, &reason).await;
+        }
+        let envelope = match &message.envelope {
+            Ok(envelope) => envelope,
+            Err(error) => return self.bury(message, history, &error.to_string()).await,
+        };
+        let attempt = history.count().saturating_add(1);
+        let work = Work { envelope, headers: &message.headers, payload: &message.payload, attempt };
+        let attempted = self.engine.attempt(work).await;
+        self.settle(message, history, attempted).await
+    }
+
+    /// What an earlier delivery left: failed attempts, or, as `None`, a dead letter.
+    async fn look_up(&self, message: &InHand) -> Result<Option<History>, async_nats::Error> {
+        if self.letters.contains(message.origin.sequence).await? {
+            return Ok(None);
+        }
+        let history = self.attempts.load(&message.stream, message.sequence).await?;
+        message.set_history(history.clone());
+        Ok(Some(history))
+    }
+
+    /// The table from what came of an attempt to what happens next.
+    async fn settle(&self, message: &InHand, history: History, attempted: Attempted) -> Done {
+        match attempted {
+            Attempted::Handled => {
+                self.metrics.handled.increment(1);
+                self.acknowledge(message, &history).await
+            }
+            Attempted::Duplicate => {
+                tracing::debug!("handled before: dropped");
+                self.metrics.duplicates.increment(1);
+                self.acknowledge(message, &history).await
+            }
+            Attempted::Unhandled(Unhandled::Ignore) => {
+                self.metrics.ignored.increment(1);
+                self.acknowledge(message, &history).await
+            }
+            Attempted::Unhandled(Unhandled::DeadLetter) => {
+                self.bury(message, history, "no handler for its event type").await
+            }
+            Attempted::Unhandled(Unhandled::Fail) => {
+                let event_type = message.envelope.as_ref().map_or("", |envelope| envelope.event_type.as_str());
+                let text = format!("no handler for the event type {event_type:?} of message {}", message.sequence);
+                Done::Fatal(ConsumerError::new(ConsumerErrorKind::Unhandled, text))
+            }
+            Attempted::Failed(error) => self.failed(message, history, error).await,
+            Attempted::Unavailable(text) => Done::Unavailable(text),
+            Attempted::Conflict(error) => {
+                tracing::debug!(error, "another transaction was in the way: later");
+                self.later(message, SOON.mul_f64(rand::random_range(0.1..1.0))).await
+            }
+            Attempted::Unusable(error) => {
+                Done::Fatal(ConsumerError::because(ConsumerErrorKind::Inbox, "the inbox cannot be used", error))
+            }
+        }
+    }
+
+    async fn failed(&self, message: &InHand, mut history: History, error: HandlerError) -> Done {
+        let text = error.report();
+        if !error.is_permanent() && self.engine.shutdown.is_cancelled() {
+            tracing::info!(error = text, "failed while shutting down: not counted");
+            return self.later(message, Duration::ZERO).await;
+        }
+        let now = SystemTime::now();
+        let elapsed = history.elapsed(now);
+        history.push(&text, now);
+        message.set_history(history.clone());
+        if error.is_permanent() {
+            return self.bury(message, history, &text).await;
+        }
+        let Some(delay) = self.policy.next(history.count(), elapsed, error.delay(), rand::random()) else {
+            let reason = format!("given up after {} attempts: {text}", history.count());
+            return self.bury(message, history, &reason).await;
+        };
+        tracing::warn!(error = text, attempt = history.count(), ?delay, "failed: another attempt follows");
+        self.metrics.retried.increment(1);
+        if let Err(error) = self.attempts.save(&message.stream, message.sequence, &history).await {
+            tracing::warn!(%error, "the failed attempt cannot be recorded: another instance will not count it");
+        }
+        self.later(message, delay).await
+    }
+
+    /// Stores the dead letter, and only then terminates the message.
+    async fn bury(&self, message: &InHand, history: History, reason: &str) -> Done {
+        let origin = record::Origin {
+            subject: &message.origin.subject,
+            stream: &message.origin.stream,
+            sequence: message.origin.sequence,
+            consumer: &self.letters.place().durable,
+        };
+        let headers = record::headers(&message.headers, origin, reason, &history, SystemTime::now());
+        let mut backoff = Backoff::default();
+        loop {
+            let stored =
+                self.letters.store(origin.sequence, headers.clone(), message.payload.clone(), &history).await;
+            match stored {
+                Ok(()) => break,
+                Err(StoreError::Again(error)) => {
+                    tracing::warn!(error, "the dead letter cannot be stored: again");
+                    sleep(backoff.next()).await;
+                }
+                Err(StoreError::TooLarge) => {
+                    tracing::error!(reason, "too large for a dead letter: raise max_payload of the server");
+                    return self.later(message, self.policy.max).await;
+                }
+            }
+        }
+        tracing::error!(reason, attempts = history.count(), "given up: it is a dead letter now");
+        self.metrics.dead_lettered.increment(1);
+        if history.count() > 0 {
+            self.attempts.forget(&message.stream, message.sequence).await;
+        }
+        self.terminate(message, reason).await
+    }
+
+    async fn acknowledge(&self, message: &InHand, history: &History) -> Done {
+        match message.source {
+            // A lost acknowledgement costs a duplicate that the inbox drops.
+            Source::Stream => self.send(message, ack::ACK).await,
+            Source::Replay => {
+                self.confirm(message, ack::ACK).await;
+                self.forget_replayed(message).await;
+            }
+        }
+        if history.count() > 0 {
+            self.attempts.forget(&message.stream, message.sequence).await;
+        }
+        Done::Settled
+    }
+
+    async fn terminate(&self, message: &InHand, reason: &str) -> Done {
+        self.confirm(message, ack::term(reason)).await;
+        if message.source == Source::Replay {
+            self.forget_replayed(message).await;
+        }
+        Done::Settled
+    }
+
+    async fn forget_replayed(&self, message: &InHand) {
+        if let Err(error) = self.letters.remove(message.sequence).await {
+            tracing::warn!(%error, "a replayed message stays in the stream of the dead letters, acknowledged");
+        }
+    }
+
+    /// Another attempt after `delay`: here if order matters, else wherever JetStream delivers it.
+    async fn later(&self, message: &InHand, delay: Duration) -> Done {
+        if self.ordered {
+            return Done::Again(delay);
+        }
+        self.send(message, ack::nak(delay)).await;
+        Done::Settled
+    }
+
+    /// Sends an acknowledgement that may be lost.
+    pub(crate) async fn send(&self, message: &InHand, payload: Bytes) {
+        if let Err(error) = self.client.publish(message.reply(), payload).await {
+            tracing::debug!(%error, "an acknowledgement cannot be sent: the message comes again");
+        }
+    }
+
+    /// Sends an acknowledgement and waits until the server has it. Given up after some attempts: the next delivery
+    /// finds what was done.
+    async fn confirm(&self, message: &InHand, payload: Bytes) {
+        for _ in 0..3 {
+            match timeout(CONFIRM, self.client.request(message.reply(), payload.clone())).await {
+                Ok(Ok(_)) => return,
+                Ok(Err(error)) => tracing::debug!(%error, "an acknowledgement is not confirmed"),
+                Err(_) => tracing::debug!("an acknowledgement is not confirmed in time"),
+            }
+            sleep(SOON).await;
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What the consumer reads from a message's headers: the envelope of the event.
+
+use std::borrow::Cow;
+
+use async_nats::HeaderMap;
+use outbox_event::header;
+use percent_encoding::percent_decode_str;
+
+/// The parts of the envelope that the consumer itself needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Envelope {
+    pub(crate) id: String,
+    pub(crate) event_type: String,
+    pub(crate) aggregate_id: Option<String>,
+    pub(crate) partition_key: Option<String>,
+    /// Where the message was published, for a replayed message in the first place.
+    pub(crate) subject: String,
+    pub(crate) stream: String,
+    pub(crate) sequence: u64,
+}
+
+/// Why a message is not an event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the message is not an event: it has no header {0}")]
+pub(crate) struct NotAnEvent(&'static str);
+
+impl Envelope {
+    /// Reads the envelope of a message that stands at `sequence` in `stream`.
+    pub(crate) fn read(
+        headers: &HeaderMap,
+        subject: &str,
+        stream: &str,
+        sequence: u64,
+    ) -> Result<Self, NotAnEvent> {
+        let attribute = |name: &str| text(headers, name).map(|value| decode(value).into_owned());
+        let id = attribute(header::CE_ID)
+            .or_else(|| text(headers, header::MESSAGE_ID).map(str::to_owned))
+            .filter(|id| !id.is_empty())
+            .ok_or(NotAnEvent(header::CE_ID))?;
+        Ok(Self {
+            id,
+            event_type: attribute(header::CE_TYPE).ok_or(NotAnEvent(header::CE_TYPE))?,
+            aggregate_id: attribute(header::CE_SUBJECT),
+            partition_key: attribute(header::CE_PARTITION_KEY),
+            subject: subject.to_owned(),
+            stream: stream.to_owned(),
+            sequence,
+        })
+    }
+}
+
+pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get_last(name).map(async_nats::HeaderValue::as_str)
+}
+
+/// Undoes [`header::encode_value`].
+fn decode(value: &str) -> Cow<'_, str> {
+    percent_decode_str(value).decode_utf8().unwrap_or(Cow::Borrowed(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_message_without_id_or_type_is_not_an_event() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(Envelope::read(&headers, "s", "S", 1), Err(NotAnEvent("ce-id")));
+        headers.insert("Nats-Msg-Id", "7");
+        assert_eq!(Envelope::read(&headers, "s", "S", 1), Err(NotAnEvent("ce-type")));
+        headers.insert("ce-type", "order%20placed");
+        let envelope = Envelope::read(&headers, "s", "S", 1).unwrap();
+        assert_eq!((envelope.id.as_str(), envelope.event_type.as_str()), ("7", "order placed"));
+    }
+
+    proptest! {
+        #[test]
+        fn attributes_come_back(id in "\\PC+", key in "\\PC*") {
+            let mut headers = HeaderMap::new();
+            headers.insert("ce-id", header::encode_value(&id).as_ref());
+            headers.insert("ce-type", "t");
+            headers.insert("ce-partitionkey", header::encode_value(&key).as_ref());
+            let envelope = Envelope::read(&headers, "s", "S", 1).unwrap();
+            prop_assert_eq!(envelope.id, id);
+            prop_assert_eq!(envelope.partition_key, Some(key));
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The consumer against a real nats-server.
+
+mod handling;
+mod support;
