@@ -60,10 +60,17 @@ impl Settings {
             }
         };
         let is_name = |name: &str| {
-            !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control() || ".*>/\\".contains(c))
+            !name.is_empty()
+                && !name.contains(|c: char| c.is_whitespace() || c.is_control() || ".*>/\\".contains(c))
         };
-        check(is_name(&self.stream), "the stream's name must not be empty or have dots, wildcards, slashes or spaces");
-        check(is_name(&self.durable), "the durable's name must not be empty or have dots, wildcards, slashes or spaces");
+        check(
+            is_name(&self.stream),
+            "the stream's name must not be empty or have dots, wildcards, slashes or spaces",
+        );
+        check(
+            is_name(&self.durable),
+            "the durable's name must not be empty or have dots, wildcards, slashes or spaces",
+        );
         check(self.concurrency > 0, "concurrency must be at least 1");
         check(self.ack_pending_max() >= self.concurrency, "max_ack_pending must be at least concurrency");
         check(self.ack_wait >= Duration::from_secs(1), "ack_wait must be at least 1 s");
@@ -116,7 +123,11 @@ impl<I: Inbox> Consumer<I> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn builder(client: Client, stream: impl Into<String>, durable: impl Into<String>) -> ConsumerBuilder<I> {
+    pub fn builder(
+        client: Client,
+        stream: impl Into<String>,
+        durable: impl Into<String>,
+    ) -> ConsumerBuilder<I> {
         let settings = Settings {
             stream: stream.into(),
             durable: durable.into(),

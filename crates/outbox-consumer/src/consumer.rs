@@ -52,10 +52,8 @@ impl<I: Inbox> Consumer<I> {
             durable: settings.durable.clone(),
         };
         let letters = DeadLetters::open_place(context.clone(), place).await?;
-        let attempts =
-            Attempts::open(&context, &settings.durable, settings.dead_letters.replicas).await?;
-        let consumer =
-            Self { client, settings, routes, inbox: Arc::new(inbox), stream, letters, attempts };
+        let attempts = Attempts::open(&context, &settings.durable, settings.dead_letters.replicas).await?;
+        let consumer = Self { client, settings, routes, inbox: Arc::new(inbox), stream, letters, attempts };
         consumer.ensure().await?;
         Ok(consumer)
     }

@@ -110,7 +110,11 @@ fn differences(wanted: &pull::Config, found: &async_nats::jetstream::consumer::C
     compare("ack_policy", format!("{:?}", wanted.ack_policy), format!("{:?}", found.ack_policy));
     compare("ack_wait", format!("{:?}", wanted.ack_wait), format!("{:?}", found.ack_wait));
     // A server says "unlimited" as -1, and so did older ones as 0.
-    compare("max_deliver", "-1".to_owned(), if found.max_deliver > 0 { found.max_deliver } else { -1 }.to_string());
+    compare(
+        "max_deliver",
+        "-1".to_owned(),
+        if found.max_deliver > 0 { found.max_deliver } else { -1 }.to_string(),
+    );
     compare("max_ack_pending", wanted.max_ack_pending.to_string(), found.max_ack_pending.to_string());
     compare("replay_policy", format!("{:?}", wanted.replay_policy), format!("{:?}", found.replay_policy));
     compare("headers_only", "false".to_owned(), found.headers_only.to_string());
@@ -159,7 +163,9 @@ mod tests {
         found.filter_subjects.clear();
         found.filter_subject = "orders.>".to_owned();
         let text = differences(&wanted().config(), &found).join("\n");
-        for name in ["ack_wait is 5s, the settings say 30s", "max_deliver is 3", "filter_subjects is [\"orders.>\"]"] {
+        for name in
+            ["ack_wait is 5s, the settings say 30s", "max_deliver is 3", "filter_subjects is [\"orders.>\"]"]
+        {
             assert!(text.contains(name), "{text}");
         }
     }

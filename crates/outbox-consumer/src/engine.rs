@@ -88,7 +88,10 @@ impl<I: Inbox> Engine<I> {
             Ok(Err(panic)) => {
                 Err(HandlerError::transient(format!("the handler panicked: {}", panic_text(panic.as_ref()))))
             }
-            Err(_) => Err(HandlerError::transient(format!("the handler took longer than {:?}", self.handler_timeout))),
+            Err(_) => Err(HandlerError::transient(format!(
+                "the handler took longer than {:?}",
+                self.handler_timeout
+            ))),
         };
         // Whatever is in the slot now and not committed is rolled back when it is dropped.
         let transaction = slot.take();

@@ -74,7 +74,8 @@ impl Fetcher {
         if missing == 0 || (self.outstanding > 0 && missing < room.div_ceil(2)) {
             return;
         }
-        if Instant::now() < self.not_before || self.client.connection_state() != async_nats::connection::State::Connected
+        if Instant::now() < self.not_before
+            || self.client.connection_state() != async_nats::connection::State::Connected
         {
             return;
         }
@@ -164,7 +165,9 @@ impl Fetcher {
 
     fn status(&mut self, status: StatusCode, message: &Message) -> Option<Fetched> {
         let description = message.description.as_deref().unwrap_or_default();
-        if description.contains("Consumer Deleted") || description.contains("push based") || status.as_u16() == 400
+        if description.contains("Consumer Deleted")
+            || description.contains("push based")
+            || status.as_u16() == 400
         {
             return Some(Fetched::Refused(description.to_owned()));
         }

@@ -2,8 +2,11 @@
 //!
 //! Labels are `stream` and `consumer`, which are bounded by the configuration.
 
-use metrics::{Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics::Unit;
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
 
 /// Messages whose handler ran and whose effects are committed.
 pub const HANDLED: &str = "outbox_consumer_handled_messages_total";

@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn attempts_and_total_time_are_limited() {
-        let policy = RetryPolicy { attempts_max: 3, total_max: Duration::from_secs(60), ..RetryPolicy::default() };
+        let policy =
+            RetryPolicy { attempts_max: 3, total_max: Duration::from_secs(60), ..RetryPolicy::default() };
         assert!(policy.next(2, Duration::ZERO, None, 0.0).is_some());
         assert_eq!(policy.next(3, Duration::ZERO, None, 0.0), None);
         assert_eq!(policy.next(1, Duration::from_secs(60), None, 0.0), None);

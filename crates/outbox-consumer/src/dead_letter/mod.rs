@@ -12,17 +12,21 @@ use std::fmt;
 use async_nats::{
     Client, HeaderMap,
     jetstream::{
-        self,
+        self, ErrorCode,
         context::PublishErrorKind,
         message::PublishMessage,
-        stream::{LastRawMessageErrorKind, RawMessageErrorKind, Stream},
+        stream::{DeleteMessageErrorKind, RawMessageErrorKind, Stream},
     },
 };
 use bytes::Bytes;
 
 pub(crate) use self::place::Place;
 pub use self::{place::DeadLetterStream, record::DeadLetter};
-use crate::error::{ConsumerError, ConsumerErrorKind};
+use crate::{
+    error::{ConsumerError, ConsumerErrorKind},
+    handler::error::report,
+    history::History,
+};
 
 /// The dead letters of one consumer: list them, replay them, drop them.
 ///
@@ -102,7 +106,13 @@ impl DeadLetters {
         let mut letters = Vec::new();
         let mut next = after.saturating_add(1);
         while letters.len() < limit {
-            let found = match self.stream.raw_message_builder().sequence(next).next_by_subject(self.place.letters()).send().await
+            let found = match self
+                .stream
+                .raw_message_builder()
+                .sequence(next)
+                .next_by_subject(self.place.letters())
+                .send()
+                .await
             {
                 Ok(found) => found,
                 Err(error) if is_missing(error.kind()) => break,
@@ -153,7 +163,8 @@ impl DeadLetters {
             consumer: &letter.consumer,
         };
         let now = std::time::SystemTime::now();
-        let headers = record::headers(&letter.headers, origin, &letter.reason, &crate::history::History::default(), now);
+        let mut headers = record::headers(&letter.headers, origin, &letter.reason, &History::default(), now);
+        headers.insert(record::REPLAY_OF, position.to_string().as_str());
         let message = PublishMessage::build().payload(letter.body).headers(headers);
         let subject = self.place.replay(letter.sequence);
         let stored = async { self.context.send_publish(subject, message).await?.await };
@@ -174,48 +185,77 @@ impl DeadLetters {
     pub(crate) async fn remove(&self, position: u64) -> Result<(), ConsumerError> {
         match self.stream.delete_message(position).await {
             Ok(_) => Ok(()),
+            // Removed before, perhaps by a call whose reply was lost. The server has no error code for just this.
+            Err(error)
+                if matches!(error.kind(), DeleteMessageErrorKind::JetStream(_))
+                    && error.to_string().contains("no message found") =>
+            {
+                Ok(())
+            }
             Err(error) => Err(failed("the dead letter cannot be removed", error)),
         }
     }
 
-    /// Whether the message with this sequence of the consumed stream is a dead letter.
-    pub(crate) async fn contains(&self, sequence: u64) -> Result<bool, ConsumerError> {
+    /// The position of the dead letter of the message with this sequence of the consumed stream, if it is one.
+    pub(crate) async fn position_of(&self, sequence: u64) -> Result<Option<u64>, ConsumerError> {
         // The leader answers this, not a follower that lags behind.
         match self.stream.get_last_raw_message_by_subject(&self.place.letter(sequence)).await {
-            Ok(_) => Ok(true),
-            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(false),
+            Ok(found) => Ok(Some(found.sequence)),
+            Err(error) if is_missing(error.kind()) => Ok(None),
             Err(error) => Err(failed("the dead letters cannot be read", error)),
         }
     }
 
-    /// Stores a letter, unless it is stored already.
+    /// Stores a letter, unless it is stored already. `replay_of` is the letter that the message was replayed from: its
+    /// removal may still be on its way, or have been lost in a crash, so it does not count as stored.
     pub(crate) async fn store(
         &self,
         sequence: u64,
+        replay_of: Option<u64>,
         mut headers: HeaderMap,
         body: Bytes,
-        history: &crate::history::History,
+        history: &History,
     ) -> Result<(), StoreError> {
-        // What headers and protocol take, generously: every line has a separator and an end of its own.
-        let size = |headers: &HeaderMap| {
-            let lines = headers.iter().flat_map(|(name, values)| {
-                let name: &str = name.as_ref();
-                values.iter().map(move |value| name.len() + value.as_str().len() + 4)
-            });
-            lines.sum::<usize>() + body.len() + 256
-        };
-        if size(&headers) > self.client.server_info().max_payload {
+        if size(&headers, &body) > self.client.server_info().max_payload {
             record::shrink(&mut headers, history);
         }
-        let message =
-            PublishMessage::build().payload(body.clone()).headers(headers).expected_last_subject_sequence(0);
+        // Twice at most something is in the way: the letter that it was replayed from, and then that letter's removal.
+        for _ in 0..3 {
+            let last = self.position_of(sequence).await.map_err(|error| StoreError::Again(report(&error)))?;
+            if last.is_some() && last != replay_of {
+                return Ok(());
+            }
+            if self.store_after(last.unwrap_or(0), sequence, &headers, &body).await? {
+                if let Some(replaced) = last
+                    && let Err(error) = self.remove(replaced).await
+                {
+                    tracing::warn!(error = report(&error), replaced, "a replayed letter is listed still");
+                }
+                return Ok(());
+            }
+        }
+        Err(StoreError::Again("another letter is stored and removed at its subject".to_owned()))
+    }
+
+    /// Stores a letter if the last one at its subject stands at `last` (0: if there is none); whether it did.
+    async fn store_after(
+        &self,
+        last: u64,
+        sequence: u64,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Result<bool, StoreError> {
+        let message = PublishMessage::build()
+            .payload(body.clone())
+            .headers(headers.clone())
+            .expected_last_subject_sequence(last);
         let stored = async { self.context.send_publish(self.place.letter(sequence), message).await?.await };
         match stored.await {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(true),
             Err(error) => match error.kind() {
-                PublishErrorKind::WrongLastSequence => Ok(()),
+                PublishErrorKind::WrongLastSequence => Ok(false),
                 PublishErrorKind::MaxPayloadExceeded => Err(StoreError::TooLarge),
-                _ => Err(StoreError::Again(crate::handler::error::report(&error))),
+                _ => Err(StoreError::Again(report(&error))),
             },
         }
     }
@@ -233,6 +273,15 @@ impl fmt::Debug for DeadLetters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeadLetters").field("place", &self.place).finish_non_exhaustive()
     }
+}
+
+/// What a message takes, generously: every header line has a separator and an end of its own.
+fn size(headers: &HeaderMap, body: &Bytes) -> usize {
+    let lines = headers.iter().flat_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        values.iter().map(move |value| name.len() + value.as_str().len() + 4)
+    });
+    lines.sum::<usize>() + body.len() + 256
 }
 
 fn is_missing(kind: RawMessageErrorKind) -> bool {

@@ -21,6 +21,8 @@ pub(crate) const CONSUMER: &str = "Outbox-Dead-Consumer";
 pub(crate) const REASON: &str = "Outbox-Dead-Reason";
 pub(crate) const TIME: &str = "Outbox-Dead-Time";
 pub(crate) const ATTEMPTS: &str = "Outbox-Dead-Attempts";
+/// The position of the letter that a message is replayed from.
+pub(crate) const REPLAY_OF: &str = "Outbox-Dead-Replay-Of";
 /// Stands before the names of the original's `Nats-…` headers.
 pub(crate) const HEADER_PREFIX: &str = "Outbox-Dead-Header-";
 const PREFIX: &str = "Outbox-Dead-";
@@ -50,7 +52,8 @@ pub(crate) fn headers(
         if lower.starts_with("outbox-dead-") {
             continue;
         }
-        let name = if lower.starts_with("nats-") { format!("{HEADER_PREFIX}{name}") } else { name.to_owned() };
+        let name =
+            if lower.starts_with("nats-") { format!("{HEADER_PREFIX}{name}") } else { name.to_owned() };
         for value in values {
             headers.append(name.as_str(), value.clone());
         }
@@ -68,10 +71,10 @@ pub(crate) fn headers(
 
 /// Keeps only what fits: of the attempts the last one, and little of its error.
 pub(crate) fn shrink(headers: &mut HeaderMap, history: &History) {
-    let last = history.attempts().last().map(|last| Attempt {
-        error: last.error.chars().take(100).collect(),
-        ..last.clone()
-    });
+    let last = history
+        .attempts()
+        .last()
+        .map(|last| Attempt { error: last.error.chars().take(100).collect(), ..last.clone() });
     set_attempts(headers, last.as_slice());
 }
 
@@ -148,7 +151,9 @@ pub(crate) fn read(position: u64, headers: &HeaderMap, body: Bytes) -> Option<De
         consumer: owned(CONSUMER)?,
         reason: owned(REASON).unwrap_or_default(),
         at: owned(TIME).unwrap_or_default(),
-        attempts: text(headers, ATTEMPTS).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default(),
+        attempts: text(headers, ATTEMPTS)
+            .and_then(|json| serde_json::from_str(json).ok())
+            .unwrap_or_default(),
         headers: original,
         body,
     })

@@ -35,6 +35,8 @@ pub(crate) struct Origin {
 pub(crate) struct InHand {
     pub(crate) source: Source,
     pub(crate) origin: Origin,
+    /// The position of the dead letter that it is replayed from.
+    pub(crate) replay_of: Option<u64>,
     pub(crate) envelope: Result<Envelope, NotAnEvent>,
     pub(crate) headers: HeaderMap,
     pub(crate) payload: Bytes,
@@ -61,12 +63,14 @@ impl InHand {
         let message = message.message;
         let found = message.headers.unwrap_or_default();
         let itself = || Origin { subject: message.subject.to_string(), stream: stream.clone(), sequence };
+        let replay_of = text(&found, record::REPLAY_OF).and_then(|position| position.parse().ok());
         let (origin, headers) = match source {
             Source::Stream => (itself(), found),
             Source::Replay => (replayed(&found).unwrap_or_else(itself), record::original_headers(&found)),
         };
         Some(Self {
             source,
+            replay_of: replay_of.filter(|_| source == Source::Replay),
             envelope: Envelope::read(&headers, &origin.subject, &origin.stream, origin.sequence),
             origin,
             headers,

@@ -64,7 +64,6 @@ impl Lanes {
             self.ready.push_back(key.to_owned());
         }
     }
-
 }
 
 #[cfg(test)]

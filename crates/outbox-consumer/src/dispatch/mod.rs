@@ -398,7 +398,11 @@ impl<I: Inbox> Dispatcher<I> {
         match timeout(LOOK, self.stream.consumer().get_info()).await {
             Ok(Ok(info)) if info.num_ack_pending == here => self.gather = None,
             Ok(Ok(info)) => {
-                tracing::debug!(here, pending = info.num_ack_pending, "waiting for messages that are elsewhere");
+                tracing::debug!(
+                    here,
+                    pending = info.num_ack_pending,
+                    "waiting for messages that are elsewhere"
+                );
             }
             Ok(Err(error)) => tracing::debug!(%error, "the durable consumer cannot be looked at"),
             Err(_) => tracing::debug!("the durable consumer cannot be looked at in time"),

@@ -96,7 +96,8 @@ impl<I: Inbox> Shared<I> {
 
     /// What an earlier delivery left: failed attempts, or, as `None`, a dead letter.
     async fn look_up(&self, message: &InHand) -> Result<Option<History>, async_nats::Error> {
-        if self.letters.contains(message.origin.sequence).await? {
+        let letter = self.letters.position_of(message.origin.sequence).await?;
+        if letter.is_some() && letter != message.replay_of {
             return Ok(None);
         }
         let history = self.attempts.load(&message.stream, message.sequence).await?;
@@ -124,8 +125,10 @@ impl<I: Inbox> Shared<I> {
                 self.bury(message, history, "no handler for its event type").await
             }
             Attempted::Unhandled(Unhandled::Fail) => {
-                let event_type = message.envelope.as_ref().map_or("", |envelope| envelope.event_type.as_str());
-                let text = format!("no handler for the event type {event_type:?} of message {}", message.sequence);
+                let event_type =
+                    message.envelope.as_ref().map_or("", |envelope| envelope.event_type.as_str());
+                let text =
+                    format!("no handler for the event type {event_type:?} of message {}", message.sequence);
                 Done::Fatal(ConsumerError::new(ConsumerErrorKind::Unhandled, text))
             }
             Attempted::Failed(error) => self.failed(message, history, error).await,
@@ -134,9 +137,11 @@ impl<I: Inbox> Shared<I> {
                 tracing::debug!(error, "another transaction was in the way: later");
                 self.later(message, SOON.mul_f64(rand::random_range(0.1..1.0))).await
             }
-            Attempted::Unusable(error) => {
-                Done::Fatal(ConsumerError::because(ConsumerErrorKind::Inbox, "the inbox cannot be used", error))
-            }
+            Attempted::Unusable(error) => Done::Fatal(ConsumerError::because(
+                ConsumerErrorKind::Inbox,
+                "the inbox cannot be used",
+                error,
+            )),
         }
     }
 
@@ -176,8 +181,10 @@ impl<I: Inbox> Shared<I> {
         let headers = record::headers(&message.headers, origin, reason, &history, SystemTime::now());
         let mut backoff = Backoff::default();
         loop {
-            let stored =
-                self.letters.store(origin.sequence, headers.clone(), message.payload.clone(), &history).await;
+            let stored = self
+                .letters
+                .store(origin.sequence, message.replay_of, headers.clone(), message.payload.clone(), &history)
+                .await;
             match stored {
                 Ok(()) => break,
                 Err(StoreError::Again(error)) => {

@@ -144,7 +144,8 @@ where
 {
     async move {
         // The error is turned at once: it need not be `Send`.
-        std::future::poll_fn(|task| service.poll_ready(task).map_err(IntoHandlerError::into_handler_error)).await?;
+        std::future::poll_fn(|task| service.poll_ready(task).map_err(IntoHandlerError::into_handler_error))
+            .await?;
         let handling = service.call(delivery);
         futures_util::TryFutureExt::map_err(handling, IntoHandlerError::into_handler_error).await
     }

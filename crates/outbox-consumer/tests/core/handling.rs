@@ -89,7 +89,8 @@ async fn a_failure_is_tried_again_and_counted() -> Result<()> {
         tx.effect(format!("attempt {}", context.attempt()));
         if calls.next() < 3 { Err(std::io::Error::other("not yet")) } else { Ok(()) }
     };
-    let running = world.start(world.builder(), Router::new().on("placed", handler).with_state(calls.clone())).await?;
+    let running =
+        world.start(world.builder(), Router::new().on("placed", handler).with_state(calls.clone())).await?;
     assert_eq!(world.until_effects(1).await?, ["attempt 3"], "what failed left nothing behind");
     world.until_settled().await?;
     running.stop().await?;
@@ -110,12 +111,16 @@ async fn after_the_last_attempt_a_message_is_a_dead_letter_with_its_history() ->
     running.stop().await?;
     let letter = &letters[0];
     assert_eq!(letter.reason, "given up after 3 attempts: failure 3");
-    assert_eq!((letter.subject.as_str(), letter.stream.as_str(), letter.sequence), ("orders.placed", "ORDERS", sequence));
+    assert_eq!(
+        (letter.subject.as_str(), letter.stream.as_str(), letter.sequence),
+        ("orders.placed", "ORDERS", sequence)
+    );
     assert_eq!((letter.consumer.as_str(), letter.message_id.as_deref()), ("stock", Some("a")));
     assert_eq!(letter.body.as_ref(), b"{\"the\": \"body\"}");
     assert_eq!(letter.headers.get("Nats-Msg-Id").map(|value| value.as_str()), Some("a"));
     assert_eq!(letter.headers.get("x-note").map(|value| value.as_str()), Some("from the test"));
-    let errors: Vec<_> = letter.attempts.iter().map(|attempt| (attempt.number, attempt.error.as_str())).collect();
+    let errors: Vec<_> =
+        letter.attempts.iter().map(|attempt| (attempt.number, attempt.error.as_str())).collect();
     assert_eq!(errors, [(1, "failure 1"), (2, "failure 2"), (3, "failure 3")]);
     assert!(letter.attempts.iter().all(|attempt| attempt.at.ends_with('Z')));
     Ok(())
@@ -136,8 +141,11 @@ async fn a_permanent_failure_is_a_dead_letter_at_once() -> Result<()> {
     let letters = world.until_letters(2).await?;
     world.until_settled().await?;
     running.stop().await?;
-    let reason = |id: &str| letters.iter().find(|letter| letter.message_id.as_deref() == Some(id)).map(|l| &l.reason);
-    assert!(reason("a").is_some_and(|reason| reason.contains("the payload is not a") && !reason.contains("many")));
+    let reason =
+        |id: &str| letters.iter().find(|letter| letter.message_id.as_deref() == Some(id)).map(|l| &l.reason);
+    assert!(
+        reason("a").is_some_and(|reason| reason.contains("the payload is not a") && !reason.contains("many"))
+    );
     assert_eq!(reason("b").map(String::as_str), Some("invalid digit found in string"));
     assert!(letters.iter().all(|letter| letter.attempts.len() == 1));
     Ok(())
@@ -222,7 +230,11 @@ async fn types_without_a_handler() -> Result<()> {
 
     let running = world.start(world.builder(), router().unhandled(Unhandled::DeadLetter)).await?;
     let letters = world.until_letters(1).await?;
-    assert_eq!(letters[0].message_id.as_deref(), Some("b"), "it stayed in the stream when the consumer stopped");
+    assert_eq!(
+        letters[0].message_id.as_deref(),
+        Some("b"),
+        "it stayed in the stream when the consumer stopped"
+    );
     assert_eq!(letters[0].reason, "no handler for its event type");
     world.until_settled().await?;
     running.stop().await
@@ -274,8 +286,7 @@ async fn layers_wrap_a_handler() -> Result<()> {
     world.publish("a", "placed", "k", "{\"quantity\": 1}").await?;
     let (shop, through) = (Shop::default(), Calls::default());
     let handler = reserve.layer(Counting(through.clone())).layer(Counting(through.clone()));
-    let running =
-        world.start(world.builder(), Router::new().on("placed", handler).with_state(shop)).await?;
+    let running = world.start(world.builder(), Router::new().on("placed", handler).with_state(shop)).await?;
     world.until_effects(1).await?;
     running.stop().await?;
     assert_eq!(through.count(), 2);
@@ -294,12 +305,16 @@ async fn a_message_that_kills_the_process_every_time_is_given_up() -> Result<()>
             std::future::pending::<()>().await;
         };
         let router = Router::new().on("placed", handler).with_state(calls.clone());
-        let running = world.start(world.builder().retry(policy).ack_wait(Duration::from_secs(1)), router).await?;
+        let running =
+            world.start(world.builder().retry(policy).ack_wait(Duration::from_secs(1)), router).await?;
         eventually("the handler's call", PATIENCE, async || Ok((calls.count() > 0).then_some(()))).await?;
         running.crash().await;
     }
     let running = world
-        .start(world.builder().retry(policy).ack_wait(Duration::from_secs(1)), Router::new().on("placed", async || {}))
+        .start(
+            world.builder().retry(policy).ack_wait(Duration::from_secs(1)),
+            Router::new().on("placed", async || {}),
+        )
         .await?;
     let letters = world.until_letters(1).await?;
     assert_eq!(letters[0].reason, "delivered 3 times without coming to an end");

@@ -89,9 +89,12 @@ impl Inbox for TestInbox {
         committed.handled.insert(key.clone());
         committed.effects.extend(transaction.effects);
         drop(committed);
-        let doubt = self.doubtful_commits.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        let doubt =
+            self.doubtful_commits.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
         match doubt {
-            Ok(_) => Err(InboxError::new(InboxErrorKind::Unavailable, "the connection broke in the commit", None)),
+            Ok(_) => {
+                Err(InboxError::new(InboxErrorKind::Unavailable, "the connection broke in the commit", None))
+            }
             Err(_) => Ok(()),
         }
     }
@@ -134,6 +137,10 @@ impl Running {
 
 impl World {
     pub(crate) async fn new() -> Result<Self> {
+        // Shown for tests that fail. Set RUST_LOG for more.
+        let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+            .unwrap_or_else(|_| "warn,outbox_consumer=debug".into());
+        drop(tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init());
         let server = Nats::builder().start().await?;
         let client = server.client().await?;
         let context = jetstream::new(client.clone());
@@ -154,7 +161,8 @@ impl World {
         headers.insert("ce-partitionkey", key);
         headers.insert("x-note", "from the test");
         let subject = format!("orders.{event_type}");
-        let stored = self.context.publish_with_headers(subject, headers, body.to_owned().into()).await?.await?;
+        let stored =
+            self.context.publish_with_headers(subject, headers, body.to_owned().into()).await?.await?;
         Ok(stored.sequence)
     }
 
