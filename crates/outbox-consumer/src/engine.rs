@@ -156,6 +156,8 @@ fn inbox_failed(error: InboxError, stage: Stage) -> Attempted {
         // The handler did run: without counting, two handlers that always collide would go on for ever.
         (InboxErrorKind::Conflict, Stage::Commit) => Attempted::Failed(HandlerError::transient(error)),
         (InboxErrorKind::Unusable, _) => Attempted::Unusable(error),
+        // Another attempt would end alike, or double what a handler has committed by itself.
+        (InboxErrorKind::Rejected, _) => Attempted::Failed(HandlerError::permanent(error)),
     }
 }
 

@@ -1,5 +1,13 @@
 //! The inbox: the record of the messages that a consumer has handled.
 
+#[cfg(feature = "mysql")]
+mod mysql;
+#[cfg(feature = "mysql")]
+mod sql;
+
+#[cfg(feature = "mysql")]
+pub use mysql::MySqlInbox;
+
 use std::{fmt, future::Future, time::Duration};
 
 /// One message of one consumer, as the inbox knows it.
@@ -76,6 +84,9 @@ pub enum InboxErrorKind {
     Conflict,
     /// The store is not as it should be: a table or a right is missing.
     Unusable,
+    /// The inbox cannot record this message, now or later: its id is too long, or the handler left the transaction
+    /// without the record.
+    Rejected,
 }
 
 /// An inbox failed.
