@@ -16,6 +16,8 @@ mod history;
 pub mod inbox;
 pub mod metrics;
 mod retry;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod trace;
 
 pub use builder::ConsumerBuilder;
