@@ -27,6 +27,7 @@ pub(crate) struct Settings {
     pub(crate) start: StartAt,
     pub(crate) concurrency: usize,
     pub(crate) ordered: bool,
+    pub(crate) lease: Duration,
     pub(crate) prefetch: Option<usize>,
     pub(crate) max_ack_pending: Option<usize>,
     pub(crate) ack_wait: Duration,
@@ -74,6 +75,7 @@ impl Settings {
         check(self.concurrency > 0, "concurrency must be at least 1");
         check(self.ack_pending_max() >= self.concurrency, "max_ack_pending must be at least concurrency");
         check(self.ack_wait >= Duration::from_secs(1), "ack_wait must be at least 1 s");
+        check(self.lease >= Duration::from_secs(1), "lease must be at least 1 s");
         check(self.handler_timeout > Duration::ZERO, "handler_timeout must not be 0");
         check(self.inbox_timeout > Duration::ZERO, "inbox_timeout must not be 0");
         check(self.retry.attempts_max > 0, "retry.attempts_max must be at least 1");
@@ -135,6 +137,7 @@ impl<I: Inbox> Consumer<I> {
             start: StartAt::default(),
             concurrency: 16,
             ordered: false,
+            lease: Duration::from_secs(10),
             prefetch: None,
             max_ack_pending: None,
             ack_wait: Duration::from_secs(30),
@@ -175,10 +178,18 @@ impl<I: Inbox> ConsumerBuilder<I> {
     /// Waiting messages stay in this instance's memory, at most [`max_ack_pending`](Self::max_ack_pending) in all;
     /// then a key that keeps failing holds up the others, until it succeeds or becomes a dead letter.
     ///
-    /// **One instance at a time**: run an ordered consumer with one instance. A second one that starts while the first
-    /// has unacknowledged messages waits for these, but two instances that are both idle do not see each other.
+    /// Of several instances one works at a time, by a [lease](Self::lease); another takes over when it stops or dies, and
+    /// begins only when all that was delivered before is in its hands.
     pub fn ordered(mut self) -> Self {
         self.settings.ordered = true;
+        self
+    }
+
+    /// For ordered consumers: how long after its last sign of life another instance takes over; 10 s by default. An
+    /// instance that cannot renew its lease stops its handlers before that time, by its own clock. In a cluster of NATS
+    /// servers a renewal can take some seconds while a leader is elected.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.settings.lease = lease;
         self
     }
 

@@ -6,7 +6,6 @@ use async_nats::{Client, jetstream};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    attempts::Attempts,
     builder::Settings,
     dead_letter::{DeadLetters, Place},
     dispatch::{Dispatcher, Limits, task::Shared},
@@ -16,7 +15,9 @@ use crate::{
     fetch::Fetcher,
     handler::router::Routes,
     inbox::Inbox,
+    lease::Lease,
     metrics::Metrics,
+    shared_state::SharedState,
 };
 
 /// A durable consumer of one stream with its handlers. Made by [`Consumer::builder`].
@@ -27,7 +28,7 @@ pub struct Consumer<I: Inbox> {
     inbox: Arc<I>,
     stream: jetstream::stream::Stream,
     letters: DeadLetters,
-    attempts: Attempts,
+    state: SharedState,
 }
 
 impl<I: Inbox> Consumer<I> {
@@ -52,8 +53,8 @@ impl<I: Inbox> Consumer<I> {
             durable: settings.durable.clone(),
         };
         let letters = DeadLetters::open_place(context.clone(), place).await?;
-        let attempts = Attempts::open(&context, &settings.durable, settings.dead_letters.replicas).await?;
-        let consumer = Self { client, settings, routes, inbox: Arc::new(inbox), stream, letters, attempts };
+        let state = SharedState::open(&context, &settings.durable, settings.dead_letters.replicas).await?;
+        let consumer = Self { client, settings, routes, inbox: Arc::new(inbox), stream, letters, state };
         consumer.ensure().await?;
         Ok(consumer)
     }
@@ -97,6 +98,28 @@ impl<I: Inbox> Consumer<I> {
     /// If the durable consumer differs or is deleted, if the inbox becomes unusable, or if a message has no handler and
     /// [`Unhandled::Fail`](crate::Unhandled::Fail) is set.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), ConsumerError> {
+        if !self.settings.ordered {
+            return self.consume(shutdown).await;
+        }
+        let lease = Lease::new(&self.state, &self.settings.stream, self.settings.lease);
+        loop {
+            let Some(mut held) = lease.acquire(&shutdown).await else { return Ok(()) };
+            // When the lease is lost everything is dropped at once: what was in hand comes again to its next holder.
+            let term = shutdown.child_token();
+            let guard = term.clone().drop_guard();
+            tokio::select! {
+                biased;
+                ended = Box::pin(self.consume(term)) => {
+                    held.release().await;
+                    return ended;
+                }
+                () = held.keep() => tracing::warn!("the lease is lost: handlers are cut off"),
+            }
+            drop(guard);
+        }
+    }
+
+    async fn consume(&self, shutdown: CancellationToken) -> Result<(), ConsumerError> {
         let settings = &self.settings;
         let [stream, replay] = self.ensure().await?;
         let stopping = shutdown.child_token();
@@ -112,7 +135,7 @@ impl<I: Inbox> Consumer<I> {
             client: self.client.clone(),
             context: jetstream::new(self.client.clone()),
             letters: self.letters.clone(),
-            attempts: self.attempts.clone(),
+            state: self.state.clone(),
             policy: settings.retry,
             metrics: Metrics::new(&settings.stream, &settings.durable),
             ordered: settings.ordered,

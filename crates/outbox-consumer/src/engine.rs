@@ -60,15 +60,26 @@ pub(crate) struct Engine<I: Inbox> {
 impl<I: Inbox> Engine<I> {
     /// Makes one attempt.
     pub(crate) async fn attempt(&self, work: Work<'_>) -> Attempted {
+        match self.attempt_until_commit(work).await {
+            Ok((key, transaction)) => self.commit(&key, transaction).await,
+            Err(attempted) => attempted,
+        }
+    }
+
+    /// Makes an attempt and leaves out the commit. The test kit drops what it gets, as a crash would.
+    pub(crate) async fn attempt_until_commit(
+        &self,
+        work: Work<'_>,
+    ) -> Result<(InboxKey, I::Transaction), Attempted> {
         let call = match self.routes.find(&work.envelope.event_type) {
             Ok(call) => call,
-            Err(unhandled) => return Attempted::Unhandled(unhandled),
+            Err(unhandled) => return Err(Attempted::Unhandled(unhandled)),
         };
         let key = InboxKey { consumer: self.consumer.clone(), message_id: work.envelope.id.clone() };
         let slot = match self.within("begin", self.inbox.begin(&key)).await {
             Ok(Begun::New(transaction)) => Slot::<I>::new(transaction),
-            Ok(Begun::Duplicate) => return Attempted::Duplicate,
-            Err(error) => return inbox_failed(error, Stage::Begin),
+            Ok(Begun::Duplicate) => return Err(Attempted::Duplicate),
+            Err(error) => return Err(inbox_failed(error, Stage::Begin)),
         };
         let delivery = Delivery::new(
             Inner {
@@ -97,14 +108,16 @@ impl<I: Inbox> Engine<I> {
         let transaction = slot.take();
         if let Err(error) = outcome {
             drop(transaction);
-            return self.failed(error).await;
+            return Err(self.failed(error).await);
         }
-        let Some(transaction) = transaction else {
-            return Attempted::Failed(HandlerError::permanent(
-                "the handler kept its transaction: drop `Tx` before returning",
-            ));
-        };
-        match self.within("commit", self.inbox.commit(&key, transaction)).await {
+        let kept = "the handler kept its transaction: drop `Tx` before returning";
+        transaction
+            .map(|transaction| (key, transaction))
+            .ok_or(Attempted::Failed(HandlerError::permanent(kept)))
+    }
+
+    async fn commit(&self, key: &InboxKey, transaction: I::Transaction) -> Attempted {
+        match self.within("commit", self.inbox.commit(key, transaction)).await {
             Ok(()) => Attempted::Handled,
             Err(error) => inbox_failed(error, Stage::Commit),
         }

@@ -1,6 +1,5 @@
 //! Idempotent, retrying handlers for the events of Outbox Bridge.
 
-mod attempts;
 mod builder;
 mod consumer;
 mod dead_letter;
@@ -14,8 +13,12 @@ mod fetch;
 mod handler;
 mod history;
 pub mod inbox;
+mod lease;
 pub mod metrics;
 mod retry;
+mod shared_state;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod trace;
 
 pub use builder::ConsumerBuilder;

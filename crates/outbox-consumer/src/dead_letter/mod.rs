@@ -12,7 +12,7 @@ use std::fmt;
 use async_nats::{
     Client, HeaderMap,
     jetstream::{
-        self, ErrorCode,
+        self,
         context::PublishErrorKind,
         message::PublishMessage,
         stream::{DeleteMessageErrorKind, RawMessageErrorKind, Stream},

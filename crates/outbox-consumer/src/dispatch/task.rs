@@ -9,7 +9,6 @@ use tracing::Instrument;
 
 use super::in_hand::{InHand, Source, ack};
 use crate::{
-    attempts::Attempts,
     dead_letter::{DeadLetters, StoreError, record},
     engine::{Attempted, Engine, Work},
     error::{ConsumerError, ConsumerErrorKind},
@@ -18,6 +17,7 @@ use crate::{
     inbox::Inbox,
     metrics::Metrics,
     retry::{Backoff, RetryPolicy},
+    shared_state::SharedState,
     trace,
 };
 
@@ -33,7 +33,7 @@ pub(crate) struct Shared<I: Inbox> {
     pub(crate) client: Client,
     pub(crate) context: jetstream::Context,
     pub(crate) letters: DeadLetters,
-    pub(crate) attempts: Attempts,
+    pub(crate) state: SharedState,
     pub(crate) policy: RetryPolicy,
     pub(crate) metrics: Metrics,
     pub(crate) ordered: bool,
@@ -100,7 +100,7 @@ impl<I: Inbox> Shared<I> {
         if letter.is_some() && letter != message.replay_of {
             return Ok(None);
         }
-        let history = self.attempts.load(&message.stream, message.sequence).await?;
+        let history = self.state.load(&message.stream, message.sequence).await?;
         message.set_history(history.clone());
         Ok(Some(history))
     }
@@ -164,7 +164,7 @@ impl<I: Inbox> Shared<I> {
         };
         tracing::warn!(error = text, attempt = history.count(), ?delay, "failed: another attempt follows");
         self.metrics.retried.increment(1);
-        if let Err(error) = self.attempts.save(&message.stream, message.sequence, &history).await {
+        if let Err(error) = self.state.save(&message.stream, message.sequence, &history).await {
             tracing::warn!(%error, "the failed attempt cannot be recorded: another instance will not count it");
         }
         self.later(message, delay).await
@@ -200,7 +200,7 @@ impl<I: Inbox> Shared<I> {
         tracing::error!(reason, attempts = history.count(), "given up: it is a dead letter now");
         self.metrics.dead_lettered.increment(1);
         if history.count() > 0 {
-            self.attempts.forget(&message.stream, message.sequence).await;
+            self.state.forget(&message.stream, message.sequence).await;
         }
         self.terminate(message, reason).await
     }
@@ -215,7 +215,7 @@ impl<I: Inbox> Shared<I> {
             }
         }
         if history.count() > 0 {
-            self.attempts.forget(&message.stream, message.sequence).await;
+            self.state.forget(&message.stream, message.sequence).await;
         }
         Done::Settled
     }

@@ -135,3 +135,30 @@ async fn order_holds_while_nats_is_restarted() -> Result<()> {
     world.until_settled().await?;
     running.stop().await
 }
+
+#[tokio::test]
+async fn of_two_instances_one_works_and_the_other_takes_over() -> Result<()> {
+    let world = World::new().await?;
+    publish_many(&world, 400).await?;
+    // Both instances share `Busy`: a key that both handle at a time is found.
+    let busy = Busy::default();
+    let start = async || {
+        let router = Router::new().on("placed", append).with_state(busy.clone());
+        world.start(world.builder().ordered().concurrency(4), router).await
+    };
+    let first = start().await?;
+    world.until_effects(50).await?;
+    let second = start().await?;
+    world.until_effects(100).await?;
+    first.crash().await;
+    // A crash in the midst of a handler leaves its key marked as busy here.
+    busy.0.lock().unwrap().clear();
+    world.until_effects(250).await?;
+    let third = start().await?;
+    second.stop().await?;
+    let effects = world.until_effects(400).await?;
+    assert_order_of_keys(&effects);
+    assert_eq!(effects.len(), 400);
+    world.until_settled().await?;
+    third.stop().await
+}

@@ -171,6 +171,7 @@ impl World {
         Consumer::builder(self.client.clone(), "ORDERS", "stock")
             .ack_wait(Duration::from_secs(2))
             .handler_timeout(Duration::from_secs(10))
+            .lease(Duration::from_secs(2))
             .drain_deadline(Duration::from_secs(3))
             .retry(quick())
     }

@@ -1,6 +1,6 @@
-//! Where the history of failed attempts is kept between deliveries: a key-value bucket in JetStream.
+//! What the instances of a service share beside the durable consumer: a key-value bucket in JetStream.
 //!
-//! A message's next delivery may go to another instance of the service, and the number of its deliveries says little:
+//! It holds the histories of failed attempts, and the lease of an ordered consumer ([`lease`](crate::lease)). A message's next delivery may go to another instance of the service, and the number of its deliveries says little:
 //! a shutdown, a crash and an outage of the database deliver it again, too. So each failed attempt is written down here
 //! before the message is given back. A delivery without a record was no attempt.
 
@@ -18,18 +18,18 @@ use crate::{
 };
 
 /// The bucket that all consumers share.
-const BUCKET: &str = "outbox-consumer-attempts";
+const BUCKET: &str = "outbox-consumers";
 /// Records of messages that ended in a crash are forgotten after a while.
 const AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// The histories of one durable consumer's messages.
+/// What is shared about one durable consumer.
 #[derive(Debug, Clone)]
-pub(crate) struct Attempts {
+pub(crate) struct SharedState {
     store: Store,
     durable: String,
 }
 
-impl Attempts {
+impl SharedState {
     pub(crate) async fn open(
         context: &jetstream::Context,
         durable: &str,
@@ -40,7 +40,7 @@ impl Attempts {
             Err(error) if error.kind() == KeyValueErrorKind::GetBucket => {
                 let config = Config {
                     bucket: BUCKET.to_owned(),
-                    description: "Failed attempts at messages, by consumers of Outbox Bridge".to_owned(),
+                    description: "Failed attempts and leases of the consumers of Outbox Bridge".to_owned(),
                     history: 1,
                     max_age: AGE_MAX,
                     num_replicas: replicas,
@@ -58,7 +58,16 @@ impl Attempts {
     }
 
     fn key(&self, stream: &str, sequence: u64) -> String {
-        format!("{}.{}.{sequence}", token(stream), self.durable)
+        format!("attempts.{}.{}.{sequence}", token(stream), self.durable)
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The key of the lease for messages of `stream`.
+    pub(crate) fn lease_key(&self, stream: &str) -> String {
+        format!("lease.{}.{}", token(stream), self.durable)
     }
 
     /// The history of a message; empty if nothing is recorded.
