@@ -99,11 +99,12 @@ impl<I: Inbox> Consumer<I> {
     /// [`Unhandled::Fail`](crate::Unhandled::Fail) is set.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), ConsumerError> {
         if !self.settings.ordered {
-            return self.consume(shutdown).await;
+            // Boxed, so that services' own futures stay small.
+            return Box::pin(self.consume(shutdown)).await;
         }
         let lease = Lease::new(&self.state, &self.settings.stream, self.settings.lease);
         loop {
-            let Some(mut held) = lease.acquire(&shutdown).await else { return Ok(()) };
+            let Some(mut held) = Box::pin(lease.acquire(&shutdown)).await else { return Ok(()) };
             // When the lease is lost everything is dropped at once: what was in hand comes again to its next holder.
             let term = shutdown.child_token();
             let guard = term.clone().drop_guard();
@@ -113,7 +114,7 @@ impl<I: Inbox> Consumer<I> {
                     held.release().await;
                     return ended;
                 }
-                () = held.keep() => tracing::warn!("the lease is lost: handlers are cut off"),
+                () = Box::pin(held.keep()) => tracing::warn!("the lease is lost: handlers are cut off"),
             }
             drop(guard);
         }
