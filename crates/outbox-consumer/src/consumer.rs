@@ -13,10 +13,11 @@ use crate::{
     engine::Engine,
     error::{ConsumerError, ConsumerErrorKind},
     fetch::Fetcher,
-    handler::router::Routes,
+    handler::{error::report, router::Routes},
     inbox::Inbox,
     lease::Lease,
     metrics::Metrics,
+    retry::Backoff,
     shared_state::SharedState,
 };
 
@@ -57,6 +58,23 @@ impl<I: Inbox> Consumer<I> {
         let consumer = Self { client, settings, routes, inbox: Arc::new(inbox), stream, letters, state };
         consumer.ensure().await?;
         Ok(consumer)
+    }
+
+    /// As [`ensure`](Self::ensure), and waits while NATS is away.
+    async fn ensured(&self) -> Result<[jetstream::consumer::PullConsumer; 2], ConsumerError> {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.ensure().await {
+                Err(error) if error.kind() == ConsumerErrorKind::Nats => {
+                    tracing::warn!(
+                        error = report(&error),
+                        "the durable consumers cannot be looked at: again"
+                    );
+                    tokio::time::sleep(backoff.next()).await;
+                }
+                ensured => return ensured,
+            }
+        }
     }
 
     /// The durable consumers of the stream and of the replayed dead letters.
@@ -122,7 +140,8 @@ impl<I: Inbox> Consumer<I> {
 
     async fn consume(&self, shutdown: CancellationToken) -> Result<(), ConsumerError> {
         let settings = &self.settings;
-        let [stream, replay] = self.ensure().await?;
+        let Some(durables) = shutdown.run_until_cancelled(self.ensured()).await else { return Ok(()) };
+        let [stream, replay] = durables?;
         let stopping = shutdown.child_token();
         let shared = Shared {
             engine: Engine {
