@@ -19,6 +19,9 @@ const ORDERED_IN_HAND: usize = 1024;
 /// How many messages of an unordered consumer wait for an acknowledgement or a retry at most, by default.
 const ACK_PENDING: usize = 10_000;
 
+/// How many messages an unordered consumer fetches ahead at least, by default.
+const PREFETCH: usize = 200;
+
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) stream: String,
@@ -49,7 +52,7 @@ impl Settings {
         if self.ordered {
             self.ack_pending_max()
         } else {
-            self.concurrency.saturating_add(self.prefetch.unwrap_or(self.concurrency))
+            self.concurrency.saturating_add(self.prefetch.unwrap_or(PREFETCH.max(self.concurrency)))
         }
     }
 
@@ -193,8 +196,8 @@ impl<I: Inbox> ConsumerBuilder<I> {
         self
     }
 
-    /// How many messages are fetched beyond those that are handled; as many as [`concurrency`](Self::concurrency) by
-    /// default. Without effect on ordered consumers.
+    /// How many messages are fetched beyond those that are handled; 200 by default, or
+    /// [`concurrency`](Self::concurrency) if that is more. Fewer share slow work more evenly between instances. Without effect on ordered consumers.
     pub fn prefetch(mut self, messages: usize) -> Self {
         self.settings.prefetch = Some(messages);
         self
@@ -267,6 +270,7 @@ impl<I: Inbox> ConsumerBuilder<I> {
         if !problems.is_empty() {
             return Err(ConsumerError::new(ConsumerErrorKind::Settings, problems.join("; ")));
         }
-        Consumer::open(self.client, self.settings, routes, inbox).await
+        // Boxed, so that services' own futures stay small.
+        Box::pin(Consumer::open(self.client, self.settings, routes, inbox)).await
     }
 }

@@ -13,10 +13,11 @@ use crate::{
     engine::Engine,
     error::{ConsumerError, ConsumerErrorKind},
     fetch::Fetcher,
-    handler::router::Routes,
+    handler::{error::report, router::Routes},
     inbox::Inbox,
     lease::Lease,
     metrics::Metrics,
+    retry::Backoff,
     shared_state::SharedState,
 };
 
@@ -59,6 +60,23 @@ impl<I: Inbox> Consumer<I> {
         Ok(consumer)
     }
 
+    /// As [`ensure`](Self::ensure), and waits while NATS is away.
+    async fn ensured(&self) -> Result<[jetstream::consumer::PullConsumer; 2], ConsumerError> {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.ensure().await {
+                Err(error) if error.kind() == ConsumerErrorKind::Nats => {
+                    tracing::warn!(
+                        error = report(&error),
+                        "the durable consumers cannot be looked at: again"
+                    );
+                    tokio::time::sleep(backoff.next()).await;
+                }
+                ensured => return ensured,
+            }
+        }
+    }
+
     /// The durable consumers of the stream and of the replayed dead letters.
     async fn ensure(&self) -> Result<[jetstream::consumer::PullConsumer; 2], ConsumerError> {
         let settings = &self.settings;
@@ -99,11 +117,12 @@ impl<I: Inbox> Consumer<I> {
     /// [`Unhandled::Fail`](crate::Unhandled::Fail) is set.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), ConsumerError> {
         if !self.settings.ordered {
-            return self.consume(shutdown).await;
+            // Boxed, so that services' own futures stay small.
+            return Box::pin(self.consume(shutdown)).await;
         }
         let lease = Lease::new(&self.state, &self.settings.stream, self.settings.lease);
         loop {
-            let Some(mut held) = lease.acquire(&shutdown).await else { return Ok(()) };
+            let Some(mut held) = Box::pin(lease.acquire(&shutdown)).await else { return Ok(()) };
             // When the lease is lost everything is dropped at once: what was in hand comes again to its next holder.
             let term = shutdown.child_token();
             let guard = term.clone().drop_guard();
@@ -113,7 +132,7 @@ impl<I: Inbox> Consumer<I> {
                     held.release().await;
                     return ended;
                 }
-                () = held.keep() => tracing::warn!("the lease is lost: handlers are cut off"),
+                () = Box::pin(held.keep()) => tracing::warn!("the lease is lost: handlers are cut off"),
             }
             drop(guard);
         }
@@ -121,7 +140,8 @@ impl<I: Inbox> Consumer<I> {
 
     async fn consume(&self, shutdown: CancellationToken) -> Result<(), ConsumerError> {
         let settings = &self.settings;
-        let [stream, replay] = self.ensure().await?;
+        let Some(durables) = shutdown.run_until_cancelled(self.ensured()).await else { return Ok(()) };
+        let [stream, replay] = durables?;
         let stopping = shutdown.child_token();
         let shared = Shared {
             engine: Engine {

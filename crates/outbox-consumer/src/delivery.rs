@@ -15,8 +15,8 @@ use crate::{envelope::Envelope, inbox::Inbox};
 /// What all clones of a delivery share.
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub(crate) envelope: Envelope,
-    pub(crate) headers: HeaderMap,
+    pub(crate) envelope: Arc<Envelope>,
+    pub(crate) headers: Arc<HeaderMap>,
     pub(crate) payload: Bytes,
     pub(crate) attempt: u32,
     pub(crate) deadline: Instant,

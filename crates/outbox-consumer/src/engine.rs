@@ -40,8 +40,8 @@ pub(crate) enum Attempted {
 /// The parts of a message that an attempt needs.
 #[derive(Debug)]
 pub(crate) struct Work<'a> {
-    pub(crate) envelope: &'a Envelope,
-    pub(crate) headers: &'a HeaderMap,
+    pub(crate) envelope: &'a Arc<Envelope>,
+    pub(crate) headers: &'a Arc<HeaderMap>,
     pub(crate) payload: &'a Bytes,
     pub(crate) attempt: u32,
 }
@@ -83,8 +83,8 @@ impl<I: Inbox> Engine<I> {
         };
         let delivery = Delivery::new(
             Inner {
-                envelope: work.envelope.clone(),
-                headers: work.headers.clone(),
+                envelope: Arc::clone(work.envelope),
+                headers: Arc::clone(work.headers),
                 payload: work.payload.clone(),
                 attempt: work.attempt,
                 deadline: Instant::now() + self.handler_timeout,

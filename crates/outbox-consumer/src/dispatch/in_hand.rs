@@ -1,7 +1,7 @@
 //! A message that this instance has and has not acknowledged.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -37,8 +37,8 @@ pub(crate) struct InHand {
     pub(crate) origin: Origin,
     /// The position of the dead letter that it is replayed from.
     pub(crate) replay_of: Option<u64>,
-    pub(crate) envelope: Result<Envelope, NotAnEvent>,
-    pub(crate) headers: HeaderMap,
+    pub(crate) envelope: Result<Arc<Envelope>, NotAnEvent>,
+    pub(crate) headers: Arc<HeaderMap>,
     pub(crate) payload: Bytes,
     /// The stream and sequence that it was delivered from: not the origin's if it is replayed.
     pub(crate) stream: String,
@@ -71,9 +71,10 @@ impl InHand {
         Some(Self {
             source,
             replay_of: replay_of.filter(|_| source == Source::Replay),
-            envelope: Envelope::read(&headers, &origin.subject, &origin.stream, origin.sequence),
+            envelope: Envelope::read(&headers, &origin.subject, &origin.stream, origin.sequence)
+                .map(Arc::new),
             origin,
-            headers,
+            headers: Arc::new(headers),
             payload: message.payload,
             stream,
             sequence,

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use ::metrics::Gauge;
 use async_nats::{Client, jetstream};
 use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
@@ -52,14 +53,30 @@ pub(crate) enum Done {
     Fatal(ConsumerError),
 }
 
+/// Counts a message as in progress for as long as it lives, also if its task is cut off.
+struct InProgress<'a>(&'a Gauge);
+
+impl<'a> InProgress<'a> {
+    fn of(gauge: &'a Gauge) -> Self {
+        gauge.increment(1);
+        Self(gauge)
+    }
+}
+
+impl Drop for InProgress<'_> {
+    fn drop(&mut self) {
+        self.0.decrement(1);
+    }
+}
+
 impl<I: Inbox> Shared<I> {
     /// Handles one message.
     pub(crate) async fn handle(&self, message: &InHand) -> Done {
         let span = trace::span(message, &self.engine.consumer);
         let begun = Instant::now();
-        self.metrics.in_progress.increment(1);
+        let in_progress = InProgress::of(&self.metrics.in_progress);
         let done = self.work(message).instrument(span).await;
-        self.metrics.in_progress.decrement(1);
+        drop(in_progress);
         self.metrics.handling.record(begun.elapsed());
         done
     }

@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    future::Future,
     marker::PhantomData,
     sync::Arc,
     task::{Context, Poll},
@@ -135,18 +134,16 @@ where
     }
 }
 
-fn serve<T, I>(mut service: T, delivery: Delivery<I>) -> impl Future<Output = Result<(), HandlerError>> + Send
+async fn serve<T, I>(mut service: T, delivery: Delivery<I>) -> Result<(), HandlerError>
 where
     T: Service<Delivery<I>, Response = ()> + Send,
     T::Error: IntoHandlerError,
     T::Future: Send,
     I: Inbox,
 {
-    async move {
-        // The error is turned at once: it need not be `Send`.
-        std::future::poll_fn(|task| service.poll_ready(task).map_err(IntoHandlerError::into_handler_error))
-            .await?;
-        let handling = service.call(delivery);
-        futures_util::TryFutureExt::map_err(handling, IntoHandlerError::into_handler_error).await
-    }
+    // Errors are turned before they cross an `await`: they need not be `Send`.
+    std::future::poll_fn(|task| service.poll_ready(task).map_err(IntoHandlerError::into_handler_error))
+        .await?;
+    let handling = service.call(delivery);
+    futures_util::TryFutureExt::map_err(handling, IntoHandlerError::into_handler_error).await
 }

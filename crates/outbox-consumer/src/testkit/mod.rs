@@ -55,7 +55,7 @@ const PATIENCE: u32 = 100;
 #[derive(Debug, Clone)]
 pub struct TestEvent {
     sequence: u64,
-    headers: HeaderMap,
+    headers: Arc<HeaderMap>,
     payload: Bytes,
 }
 
@@ -79,28 +79,28 @@ impl TestEvent {
         let mut headers = HeaderMap::new();
         headers.insert(header::CE_ID, format!("event-{sequence}").as_str());
         headers.insert(header::CE_TYPE, header::encode_value(event_type).as_ref());
-        Self { sequence, headers, payload: body.into() }
+        Self { sequence, headers: Arc::new(headers), payload: body.into() }
     }
 
     /// With this id.
     #[must_use]
     pub fn id(mut self, id: &str) -> Self {
-        self.headers.insert(header::CE_ID, header::encode_value(id).as_ref());
+        Arc::make_mut(&mut self.headers).insert(header::CE_ID, header::encode_value(id).as_ref());
         self
     }
 
     /// With this partition key, which is the aggregate id as well.
     #[must_use]
     pub fn key(mut self, key: &str) -> Self {
-        self.headers.insert(header::CE_PARTITION_KEY, header::encode_value(key).as_ref());
-        self.headers.insert(header::CE_SUBJECT, header::encode_value(key).as_ref());
+        Arc::make_mut(&mut self.headers).insert(header::CE_PARTITION_KEY, header::encode_value(key).as_ref());
+        Arc::make_mut(&mut self.headers).insert(header::CE_SUBJECT, header::encode_value(key).as_ref());
         self
     }
 
     /// With this header.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers.insert(name, value);
+        Arc::make_mut(&mut self.headers).insert(name, value);
         self
     }
 }
@@ -176,7 +176,7 @@ impl<I: Inbox> TestConsumer<I> {
     /// Delivers an event, with as many attempts as it takes.
     pub async fn deliver(&self, event: &TestEvent) -> Outcome {
         let envelope = match Envelope::read(&event.headers, "test", "TEST", event.sequence) {
-            Ok(envelope) => envelope,
+            Ok(envelope) => Arc::new(envelope),
             Err(error) => return Outcome::DeadLetter { reason: error.to_string(), attempts: Vec::new() },
         };
         let mut history = History::default();
@@ -229,12 +229,12 @@ impl<I: Inbox> TestConsumer<I> {
     /// Delivers an event to a process that dies after the handler's end and before the commit.
     pub async fn deliver_and_crash(&self, event: &TestEvent) {
         if let Ok(envelope) = Envelope::read(&event.headers, "test", "TEST", event.sequence) {
-            drop(self.engine.attempt_until_commit(work(event, &envelope, 1)).await);
+            drop(self.engine.attempt_until_commit(work(event, &Arc::new(envelope), 1)).await);
         }
     }
 }
 
-fn work<'a>(event: &'a TestEvent, envelope: &'a Envelope, attempt: u32) -> Work<'a> {
+fn work<'a>(event: &'a TestEvent, envelope: &'a Arc<Envelope>, attempt: u32) -> Work<'a> {
     Work { envelope, headers: &event.headers, payload: &event.payload, attempt }
 }
 

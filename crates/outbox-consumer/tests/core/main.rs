@@ -1,5 +1,7 @@
 //! The consumer against a real nats-server.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod handling;
 mod kit;
 mod letters;

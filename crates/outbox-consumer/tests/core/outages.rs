@@ -47,7 +47,8 @@ async fn nats_is_killed_under_load() -> Result<()> {
 #[tokio::test]
 async fn an_outage_of_the_inbox_burns_no_attempt() -> Result<()> {
     let world = World::new().await?;
-    let running = world.start(world.builder().concurrency(4), Router::new().on("placed", note)).await?;
+    let builder = world.builder().concurrency(4).prefetch(4);
+    let running = world.start(builder, Router::new().on("placed", note)).await?;
     world.publish("before", "placed", "k", "{}").await?;
     world.until_effects(1).await?;
     world.inbox.set_away(true);
