@@ -140,7 +140,8 @@ impl<I: Inbox> Consumer<I> {
 
     async fn consume(&self, shutdown: CancellationToken) -> Result<(), ConsumerError> {
         let settings = &self.settings;
-        let Some(durables) = shutdown.run_until_cancelled(self.ensured()).await else { return Ok(()) };
+        let ensured = Box::pin(shutdown.run_until_cancelled(self.ensured()));
+        let Some(durables) = ensured.await else { return Ok(()) };
         let [stream, replay] = durables?;
         let stopping = shutdown.child_token();
         let shared = Shared {
