@@ -126,7 +126,8 @@ impl NatsBuilder {
 
     fn configuration(&self, port: &Port, folder: &Path) -> Result<String> {
         // A second block would put the first one's store folder out of force.
-        ensure!(!self.config.contains("jetstream"), "settings of JetStream go by `jetstream_config`");
+        let again = self.config.lines().any(|line| line.starts_with("jetstream"));
+        ensure!(!again, "settings of JetStream go by `jetstream_config`");
         let mut text = String::new();
         writeln!(text, "listen: \"{}\"", port.address())?;
         writeln!(text, "server_name: \"testbed-{}\"", port.number())?;
