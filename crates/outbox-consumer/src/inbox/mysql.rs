@@ -1,0 +1,365 @@
+//! The inbox in MySQL or MariaDB.
+
+use std::time::Duration;
+
+use sqlx::error::DatabaseError;
+use sqlx::mysql::MySqlDatabaseError;
+use sqlx::{MySql, MySqlPool, Row as _, Transaction};
+
+use super::sql::{self, BATCH_ROWS_MAX, Index, TableName};
+use super::{Begun, Inbox, InboxError, InboxErrorKind, InboxKey, check_key};
+
+/// Read committed, since above it InnoDB locks the gaps between records, and inserts of different messages would wait
+/// for each other. Both statements go to the server at once.
+const BEGIN: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION";
+const DUPLICATE_KEY: u16 = 1062;
+const DEADLOCK: u16 = 1213;
+/// How often the insert is tried that opens a transaction.
+///
+/// When a transaction rolls back for which two others wait with the same id, InnoDB gives both a shared lock, and one
+/// of them ends as victim of the deadlock ("Locks Set by Different SQL Statements in InnoDB" in MySQL's manual). It
+/// has done nothing yet, so trying again costs nothing.
+const BEGIN_ATTEMPTS_MAX: u32 = 5;
+
+/// The inbox in a table of the service's own MySQL or MariaDB database.
+///
+/// A message's record is inserted at the start of the transaction in which the handler writes, so both commit or
+/// neither does. A second delivery that comes while the first is handled waits for it, in the database.
+///
+/// The transaction is [`READ COMMITTED`](https://dev.mysql.com/doc/refman/8.4/en/innodb-transaction-isolation-levels.html).
+/// The handler must return the errors that its statements meet, since some of them roll the transaction back, and must
+/// use no statement that commits by itself, such as `CREATE TABLE`.
+///
+/// An open transaction holds one of the pool's connections, and so does one that waits: the pool needs as many as
+/// messages are handled at a time, and a handler must work with the transaction that it is given, not with another
+/// connection of the same pool.
+///
+/// ```no_run
+/// use outbox_consumer::inbox::{Begun, Inbox as _, InboxKey, MySqlInbox};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = sqlx::MySqlPool::connect("mysql://shop@127.0.0.1/shop").await?;
+/// let inbox = MySqlInbox::new(pool);
+/// inbox.prepare().await?;
+///
+/// let key = InboxKey { consumer: "stock".to_owned(), message_id: "0190f3c2".to_owned() };
+/// match inbox.begin(&key).await? {
+///     Begun::New(mut transaction) => {
+///         sqlx::query("UPDATE stock SET count = count - 1").execute(&mut *transaction).await?;
+///         inbox.commit(&key, transaction).await?;
+///     }
+///     Begun::Duplicate => {}
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The table holds ids as bytes, so that none are equal but the same: `CONVERT(message_id USING utf8mb4)` shows them.
+#[derive(Debug, Clone)]
+pub struct MySqlInbox {
+    pool: MySqlPool,
+    table: TableName,
+}
+
+impl MySqlInbox {
+    /// An inbox in the table `outbox_inbox` of the database that the pool's connections use.
+    #[must_use]
+    pub fn new(pool: MySqlPool) -> Self {
+        Self { pool, table: TableName::new(sql::DEFAULT_TABLE, '`') }
+    }
+
+    /// Uses another table, `table` or `database.table`, without quotes. Transactions of the handler must be able to
+    /// write to it, so it belongs into the same server as the handler's own tables.
+    #[must_use]
+    pub fn table(mut self, name: &str) -> Self {
+        self.table = TableName::new(name, '`');
+        self
+    }
+
+    /// The statement that makes the table, for who may make it where the service may not.
+    #[must_use]
+    pub fn definition(&self) -> String {
+        format!(
+            "CREATE TABLE IF NOT EXISTS {} (\n  consumer   VARBINARY(255) NOT NULL,\n  message_id VARBINARY(255) NOT NULL,\n  \
+             handled_at DATETIME(6)    NOT NULL,\n  PRIMARY KEY (consumer, message_id),\n  KEY {} (consumer, handled_at)\n\
+             ) ENGINE=InnoDB",
+            self.table,
+            self.table.index("age")
+        )
+    }
+
+    /// What is wrong with the table; nothing if there is none.
+    async fn examine(&self) -> Result<Option<Vec<String>>, sqlx::Error> {
+        const OF_TABLE: &str = "WHERE table_schema = COALESCE(?, DATABASE()) AND table_name = ?";
+        let select = async |columns: &str, table: &str, order: &str| {
+            let statement =
+                format!("SELECT {columns} FROM information_schema.{table} {OF_TABLE} ORDER BY {order}");
+            sqlx::query(&statement)
+                .bind(&self.table.schema)
+                .bind(&self.table.name)
+                .fetch_all(&self.pool)
+                .await
+        };
+        let engines = select("CAST(engine AS CHAR)", "tables", "1").await?;
+        let Some(engine) = engines.first() else { return Ok(None) };
+        let mut problems = Vec::new();
+        let engine: Option<String> = engine.try_get(0)?;
+        if !engine.as_deref().is_some_and(|engine| engine.eq_ignore_ascii_case("InnoDB")) {
+            problems.push(format!("its engine is {}", engine.unwrap_or_else(|| "unknown".to_owned())));
+        }
+        let mut types = Vec::new();
+        for row in select("CAST(column_name AS CHAR), CAST(column_type AS CHAR)", "columns", "1").await? {
+            types.push((row.try_get::<String, _>(0)?, row.try_get::<String, _>(1)?));
+        }
+        for (column, of) in
+            [("consumer", "varbinary(255)"), ("message_id", "varbinary(255)"), ("handled_at", "datetime(6)")]
+        {
+            if !types.iter().any(|(name, found)| name == column && found.eq_ignore_ascii_case(of)) {
+                problems.push(format!("it has no column `{column}` of type {of}"));
+            }
+        }
+        problems.extend(sql::index_problems(&Self::indexes(
+            select(
+                "CAST(index_name AS CHAR), CAST(non_unique AS SIGNED), CAST(column_name AS CHAR), sub_part IS NULL",
+                "statistics",
+                "index_name, seq_in_index",
+            )
+            .await?,
+        )?));
+        Ok(Some(problems))
+    }
+
+    fn indexes(rows: Vec<sqlx::mysql::MySqlRow>) -> Result<Vec<Index>, sqlx::Error> {
+        let mut indexes: Vec<(String, Index)> = Vec::new();
+        for row in rows {
+            let name: String = row.try_get(0)?;
+            // Only an expression has no column.
+            let column: Option<String> = row.try_get(2)?;
+            let whole = row.try_get::<i64, _>(3)? == 1 && column.is_some();
+            let columns = vec![column.unwrap_or_default()];
+            match indexes.last_mut().filter(|(last, _)| *last == name) {
+                Some((_, index)) => {
+                    index.whole &= whole;
+                    index.columns.extend(columns);
+                }
+                None => {
+                    indexes.push((name, Index { unique: row.try_get::<i64, _>(1)? == 0, whole, columns }));
+                }
+            }
+        }
+        Ok(indexes.into_iter().map(|(_, index)| index).collect())
+    }
+
+    /// Does what needs the rights that the inbox needs, without an effect.
+    async fn try_rights(&self) -> Result<(), sqlx::Error> {
+        let table = &self.table;
+        let mut transaction = self.open().await?;
+        for statement in [
+            format!(
+                "INSERT INTO {table} (consumer, message_id, handled_at) SELECT consumer, message_id, handled_at FROM \
+                 {table} WHERE FALSE"
+            ),
+            format!("DELETE FROM {table} WHERE FALSE"),
+        ] {
+            sqlx::query(&statement).execute(&mut *transaction).await?;
+        }
+        transaction.rollback().await
+    }
+
+    /// Opens a transaction. When sqlx 0.8 is cancelled between the statement and its answer, the connection goes back
+    /// into the pool with the transaction open, so this runs in a task of its own, which nothing cancels.
+    async fn open(&self) -> Result<Transaction<'static, MySql>, sqlx::Error> {
+        let pool = self.pool.clone();
+        tokio::spawn(async move { pool.begin_with(BEGIN).await })
+            .await
+            .unwrap_or(Err(sqlx::Error::WorkerCrashed))
+    }
+
+    async fn try_begin(&self, key: &InboxKey) -> Result<Begun<Transaction<'static, MySql>>, sqlx::Error> {
+        // A plain insert: `ON DUPLICATE KEY UPDATE` deadlocks as well and cannot tell what it did, since sqlx asks
+        // for found rows; `IGNORE` would hide other errors too.
+        let statement = format!(
+            "INSERT INTO {} (consumer, message_id, handled_at) VALUES (?, ?, UTC_TIMESTAMP(6))",
+            self.table
+        );
+        let mut transaction = self.open().await?;
+        let inserted = sqlx::query(&statement)
+            .bind(key.consumer.as_bytes())
+            .bind(key.message_id.as_bytes())
+            .execute(&mut *transaction)
+            .await;
+        match inserted {
+            Ok(_) => Ok(Begun::New(transaction)),
+            Err(err) if number(&err) == Some(DUPLICATE_KEY) => {
+                // The message is a duplicate whether or not the connection survives the rollback.
+                if let Err(err) = transaction.rollback().await {
+                    tracing::debug!(error = %err, "cannot roll back the transaction of a duplicate");
+                }
+                Ok(Begun::Duplicate)
+            }
+            Err(err) => Err(err),
+        }
+    }
+
+    async fn remove_batch(&self, consumer: &str, age: Duration, limit: u32) -> Result<u64, sqlx::Error> {
+        let statement = format!(
+            "DELETE FROM {} WHERE consumer = ? AND handled_at < UTC_TIMESTAMP(6) - INTERVAL ? MICROSECOND ORDER BY handled_at \
+             LIMIT ?",
+            self.table
+        );
+        let mut transaction = self.open().await?;
+        let done = sqlx::query(&statement)
+            .bind(consumer.as_bytes())
+            .bind(i64::try_from(age.as_micros()).unwrap_or(i64::MAX))
+            .bind(limit)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(done.rows_affected())
+    }
+
+    fn error(&self, what: &str, err: sqlx::Error) -> InboxError {
+        let kind = sql::kind(&err, kind_of_code);
+        InboxError::new(kind, format!("{what} in the inbox's table {}", self.table), Some(Box::new(err)))
+    }
+
+    fn right_error(&self, err: sqlx::Error) -> InboxError {
+        let kind = sql::kind(&err, kind_of_code);
+        let table = &self.table;
+        let message = format!(
+            "cannot use the inbox's table {table}: the service's user needs `GRANT SELECT, INSERT, DELETE ON {table}`"
+        );
+        InboxError::new(kind, message, Some(Box::new(err)))
+    }
+}
+
+impl Inbox for MySqlInbox {
+    type Transaction = Transaction<'static, MySql>;
+
+    async fn prepare(&self) -> Result<(), InboxError> {
+        const EXAMINING: &str = "cannot look at the columns";
+        let mut problems = self.examine().await.map_err(|err| self.error(EXAMINING, err))?;
+        if problems.is_none() {
+            let definition = self.definition();
+            sqlx::raw_sql(&definition).execute(&self.pool).await.map_err(|err| {
+                let kind = sql::kind(&err, kind_of_code);
+                let message = format!(
+                    "the inbox's table {table} is not there, or not for this user, and cannot be made; an administrator is to \
+                     run:\n{definition};\nand to `GRANT SELECT, INSERT, DELETE ON {table}` to the service's user",
+                    table = self.table
+                );
+                InboxError::new(kind, message, Some(Box::new(err)))
+            })?;
+            problems = self.examine().await.map_err(|err| self.error(EXAMINING, err))?;
+        }
+        let problems = problems.unwrap_or_else(|| vec!["it cannot be seen".to_owned()]);
+        if !problems.is_empty() {
+            return Err(sql::wrong_table(&self.table, &problems, &self.definition()));
+        }
+        self.try_rights().await.map_err(|err| self.right_error(err))
+    }
+
+    async fn begin(&self, key: &InboxKey) -> Result<Begun<Self::Transaction>, InboxError> {
+        check_key(key)?;
+        let mut attempt = 1;
+        loop {
+            match self.try_begin(key).await {
+                Ok(begun) => return Ok(begun),
+                Err(err) if number(&err) == Some(DEADLOCK) && attempt < BEGIN_ATTEMPTS_MAX => attempt += 1,
+                Err(err) => {
+                    return Err(self.error(&format!("cannot record message `{}`", key.message_id), err));
+                }
+            }
+        }
+    }
+
+    async fn commit(&self, key: &InboxKey, mut transaction: Self::Transaction) -> Result<(), InboxError> {
+        let what = || format!("cannot commit the handling of message `{}`", key.message_id);
+        // A deadlock rolls a transaction back; a handler that goes on all the same writes outside of it.
+        let statement = format!("SELECT 1 FROM {} WHERE consumer = ? AND message_id = ?", self.table);
+        let record = sqlx::query(&statement)
+            .bind(key.consumer.as_bytes())
+            .bind(key.message_id.as_bytes())
+            .fetch_optional(&mut *transaction)
+            .await
+            .map_err(|err| self.error(&what(), err))?;
+        if record.is_none() {
+            return Err(sql::lost_record(key));
+        }
+        transaction.commit().await.map_err(|err| self.error(&what(), err))
+    }
+
+    async fn clean_up(&self, consumer: &str, age: Duration, limit: u32) -> Result<u64, InboxError> {
+        let mut removed = 0;
+        let mut left = limit;
+        while left > 0 {
+            let batch = left.min(BATCH_ROWS_MAX);
+            let count = self
+                .remove_batch(consumer, age, batch)
+                .await
+                .map_err(|err| self.error("cannot remove old records", err))?;
+            removed += count;
+            left -= batch;
+            if count < u64::from(batch) {
+                break;
+            }
+        }
+        Ok(removed)
+    }
+}
+
+fn number(err: &sqlx::Error) -> Option<u16> {
+    Some(err.as_database_error()?.try_downcast_ref::<MySqlDatabaseError>()?.number())
+}
+
+fn kind_of_code(err: &dyn DatabaseError) -> InboxErrorKind {
+    err.try_downcast_ref::<MySqlDatabaseError>().map_or(InboxErrorKind::Unusable, |err| kind_of(err.number()))
+}
+
+/// The kind of an error by its number. What is not listed is of no use to try again, as far as is known.
+///
+/// <https://dev.mysql.com/doc/mysql-errors/9.4/en/server-error-reference.html>,
+/// <https://mariadb.com/docs/server/reference/error-codes/mariadb-error-code-reference>
+fn kind_of(number: u16) -> InboxErrorKind {
+    match number {
+        // A record that changed meanwhile (MariaDB), lock wait timeout, deadlock, query interrupted, statement timeout
+        // (MariaDB and MySQL), refused by group replication at commit.
+        1020 | 1205 | DEADLOCK | 1317 | 1969 | 3024 | 3101 => InboxErrorKind::Conflict,
+        // Full disk or table, too many connections, a Galera node that is not ready, shutdown, a blocked host.
+        1021 | 1040 | 1047 | 1053 | 1079 | 1080 | 1114 | 1129 => InboxErrorKind::Unavailable,
+        // Network errors, an aborted or killed connection, limits of the user, the table of locks full.
+        1152 | 1158..=1161 | 1184 | 1203 | 1206 | 1226 | 1927 | 3169 | 4031 => InboxErrorKind::Unavailable,
+        // Read-only, as a replica is until it is promoted; offline; group replication without a majority.
+        1290 | 1792 | 1836 | 3032 | 3100 | 3168 => InboxErrorKind::Unavailable,
+        _ => InboxErrorKind::Unusable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_their_kind() {
+        let cases = [
+            (1205, InboxErrorKind::Conflict),
+            (1213, InboxErrorKind::Conflict),
+            (3101, InboxErrorKind::Conflict),
+            (1040, InboxErrorKind::Unavailable),
+            (1053, InboxErrorKind::Unavailable),
+            (1160, InboxErrorKind::Unavailable),
+            (1290, InboxErrorKind::Unavailable),
+            (1836, InboxErrorKind::Unavailable),
+            (4031, InboxErrorKind::Unavailable),
+            // No such table, no right, no access, no such column, and one that no server has.
+            (1146, InboxErrorKind::Unusable),
+            (1142, InboxErrorKind::Unusable),
+            (1045, InboxErrorKind::Unusable),
+            (1054, InboxErrorKind::Unusable),
+            (65_000, InboxErrorKind::Unusable),
+        ];
+        for (number, kind) in cases {
+            assert_eq!(kind_of(number), kind, "{number}");
+        }
+    }
+}
