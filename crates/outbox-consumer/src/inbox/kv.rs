@@ -5,11 +5,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::context::{
-    CreateStreamError, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind, KeyValueError, PublishError,
-    PublishErrorKind, RequestError, RequestErrorKind,
-};
 use async_nats::jetstream::Error as JetStreamError;
+use async_nats::jetstream::context::{
+    CreateStreamError, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind, KeyValueError,
+    PublishError, PublishErrorKind, RequestError, RequestErrorKind,
+};
 use async_nats::jetstream::stream::{LastRawMessageError, LastRawMessageErrorKind};
 use async_nats::jetstream::{self, ErrorCode, kv};
 use bytes::Bytes;
@@ -240,7 +240,8 @@ fn kind(err: &(dyn Error + 'static)) -> InboxErrorKind {
         return kind_of(code);
     }
     let unanswered = chain(err).any(|err| {
-        let request = err.downcast_ref::<RequestError>().map(|err| err.kind() != RequestErrorKind::InvalidSubject);
+        let request =
+            err.downcast_ref::<RequestError>().map(|err| err.kind() != RequestErrorKind::InvalidSubject);
         let publish = err.downcast_ref::<PublishError>().map(|err| {
             // Without an answering leader no stream is found either.
             matches!(
@@ -282,14 +283,17 @@ mod tests {
 
     #[test]
     fn keys_are_legal_and_distinct() {
-        let values = ["", "=", "a", "A", "a ", "a.b", "a..b", ".", "*", ">", "ä", "=3D", "a/b", "\0", "\n", "$KV", "-_"];
+        let values = [
+            "", "=", "a", "A", "a ", "a.b", "a..b", ".", "*", ">", "ä", "=3D", "a/b", "\0", "\n", "$KV", "-_",
+        ];
         let mut seen = HashSet::new();
         for consumer in values {
             for message_id in values {
                 let encoded = encode(&key(consumer, message_id));
                 assert_eq!(encoded.split('.').count(), 2, "{encoded}");
                 assert!(encoded.split('.').all(|token| !token.is_empty()), "{encoded}");
-                let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'=' | b'.');
+                let legal =
+                    |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'=' | b'.');
                 assert!(encoded.bytes().all(legal), "{encoded}");
                 assert!(seen.insert(encoded.clone()), "{encoded} stands for two");
             }
@@ -301,13 +305,15 @@ mod tests {
     fn errors_have_their_kind() {
         let unavailable = InboxErrorKind::Unavailable;
         let unusable = InboxErrorKind::Unusable;
-        let publish = |kind| super::kind(&kv::PutError::with_source(kv::PutErrorKind::Ack, PublishError::new(kind)));
+        let publish =
+            |kind| super::kind(&kv::PutError::with_source(kv::PutErrorKind::Ack, PublishError::new(kind)));
         assert_eq!(publish(PublishErrorKind::TimedOut), unavailable);
         assert_eq!(publish(PublishErrorKind::StreamNotFound), unavailable);
         assert_eq!(publish(PublishErrorKind::Other), unusable);
         assert_eq!(super::kind(&RequestError::new(RequestErrorKind::NoResponders)), unavailable);
         assert_eq!(super::kind(&RequestError::new(RequestErrorKind::InvalidSubject)), unusable);
-        for (code, kind) in [(10008, unavailable), (10047, unavailable), (10059, unusable), (10003, unusable)] {
+        for (code, kind) in [(10008, unavailable), (10047, unavailable), (10059, unusable), (10003, unusable)]
+        {
             assert_eq!(kind_of(ErrorCode(code)), kind, "{code}");
         }
     }

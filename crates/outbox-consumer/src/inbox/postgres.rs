@@ -79,7 +79,8 @@ impl PostgresInbox {
 
     /// What is wrong with the table; nothing if there is none.
     async fn examine(&self) -> Result<Option<Vec<String>>, sqlx::Error> {
-        const TABLE: &str = "SELECT relkind::text, relpersistence::text FROM pg_class WHERE oid = to_regclass($1)";
+        const TABLE: &str =
+            "SELECT relkind::text, relpersistence::text FROM pg_class WHERE oid = to_regclass($1)";
         const COLUMNS: &str = "SELECT attname::text, format_type(atttypid, NULL), attnotnull FROM pg_attribute \
              WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
         let name = self.table.to_string();

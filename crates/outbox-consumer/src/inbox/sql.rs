@@ -100,7 +100,9 @@ pub(super) fn index_problems(indexes: &[Index]) -> Vec<String> {
     }
     let by_age = |index: &Index| index.columns.starts_with(&["consumer".to_owned(), "handled_at".to_owned()]);
     if !indexes.iter().any(|index| index.whole && by_age(index)) {
-        problems.push("it has no index over `consumer` and `handled_at`, by which records are cleaned up".to_owned());
+        problems.push(
+            "it has no index over `consumer` and `handled_at`, by which records are cleaned up".to_owned(),
+        );
     }
     problems
 }
@@ -167,7 +169,14 @@ mod tests {
             (vec![index(false, true, &["consumer", "message_id"]), age()], 1),
             (vec![index(true, false, &["consumer", "message_id"]), age()], 1),
             (vec![index(true, true, &["consumer", "message_id", "handled_at"]), age()], 1),
-            (vec![index(true, true, &["consumer", "message_id"]), index(true, true, &["message_id"]), age()], 1),
+            (
+                vec![
+                    index(true, true, &["consumer", "message_id"]),
+                    index(true, true, &["message_id"]),
+                    age(),
+                ],
+                1,
+            ),
             (vec![], 2),
         ];
         for (indexes, expected) in cases {

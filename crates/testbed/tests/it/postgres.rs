@@ -50,8 +50,7 @@ async fn settings_hold_and_servers_are_apart() -> Result<()> {
     for (server, expected) in [(&one, ["on", "0"]), (&two, ["off", "7s"])] {
         let mut conn = server.conn().await?;
         for (setting, expected) in ["fsync", "lock_timeout"].into_iter().zip(expected) {
-            let value: String =
-                sqlx::query_scalar(&format!("SHOW {setting}")).fetch_one(&mut conn).await?;
+            let value: String = sqlx::query_scalar(&format!("SHOW {setting}")).fetch_one(&mut conn).await?;
             assert_eq!(value, expected, "{setting}");
         }
     }
@@ -87,7 +86,6 @@ async fn a_paused_server_says_nothing_and_goes_on_later() -> Result<()> {
 
 #[tokio::test]
 async fn a_failed_start_shows_the_end_of_the_log() {
-    let failure =
-        Postgres::builder().setting("no_such_setting", "1").start().await.expect_err("refused");
+    let failure = Postgres::builder().setting("no_such_setting", "1").start().await.expect_err("refused");
     assert!(failure.to_string().contains("no_such_setting"), "{failure:#}");
 }
