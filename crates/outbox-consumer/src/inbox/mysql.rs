@@ -32,7 +32,8 @@ const BEGIN_ATTEMPTS_MAX: u32 = 5;
 ///
 /// An open transaction holds one of the pool's connections, and so does one that waits: the pool needs as many as
 /// messages are handled at a time, and a handler must work with the transaction that it is given, not with another
-/// connection of the same pool.
+/// connection of the same pool. A handler that is dropped while a statement of its own runs may lose the pool that
+/// connection (sqlx 0.8), so limit its statements by the database's own settings.
 ///
 /// ```no_run
 /// use outbox_consumer::inbox::{Begun, Inbox as _, InboxKey, MySqlInbox};
@@ -166,13 +167,8 @@ impl MySqlInbox {
         transaction.rollback().await
     }
 
-    /// Opens a transaction. When sqlx 0.8 is cancelled between the statement and its answer, the connection goes back
-    /// into the pool with the transaction open, so this runs in a task of its own, which nothing cancels.
     async fn open(&self) -> Result<Transaction<'static, MySql>, sqlx::Error> {
-        let pool = self.pool.clone();
-        tokio::spawn(async move { pool.begin_with(BEGIN).await })
-            .await
-            .unwrap_or(Err(sqlx::Error::WorkerCrashed))
+        self.pool.begin_with(BEGIN).await
     }
 
     async fn try_begin(&self, key: &InboxKey) -> Result<Begun<Transaction<'static, MySql>>, sqlx::Error> {
@@ -201,21 +197,87 @@ impl MySqlInbox {
         }
     }
 
-    async fn remove_batch(&self, consumer: &str, age: Duration, limit: u32) -> Result<u64, sqlx::Error> {
-        let statement = format!(
-            "DELETE FROM {} WHERE consumer = ? AND handled_at < UTC_TIMESTAMP(6) - INTERVAL ? MICROSECOND ORDER BY handled_at \
-             LIMIT ?",
-            self.table
-        );
+    async fn begin_key(&self, key: &InboxKey) -> Result<Begun<Transaction<'static, MySql>>, InboxError> {
+        let mut attempt = 1;
+        loop {
+            match self.try_begin(key).await {
+                Ok(begun) => return Ok(begun),
+                Err(err) if number(&err) == Some(DEADLOCK) && attempt < BEGIN_ATTEMPTS_MAX => attempt += 1,
+                Err(err) => {
+                    return Err(self.error(&format!("cannot record message `{}`", key.message_id), err));
+                }
+            }
+        }
+    }
+
+    async fn commit_key(
+        &self,
+        key: &InboxKey,
+        mut transaction: Transaction<'static, MySql>,
+    ) -> Result<(), InboxError> {
+        let what = || format!("cannot commit the handling of message `{}`", key.message_id);
+        // A deadlock rolls a transaction back; a handler that goes on all the same writes outside of it.
+        let statement = format!("SELECT 1 FROM {} WHERE consumer = ? AND message_id = ?", self.table);
+        let record = sqlx::query(&statement)
+            .bind(key.consumer.as_bytes())
+            .bind(key.message_id.as_bytes())
+            .fetch_optional(&mut *transaction)
+            .await
+            .map_err(|err| self.error(&what(), err))?;
+        if record.is_none() {
+            return Err(sql::lost_record(key));
+        }
+        transaction.commit().await.map_err(|err| self.error(&what(), err))
+    }
+
+    /// Removes a batch of old records; gives how many were found, and how many of them removed.
+    ///
+    /// In two steps, since a `DELETE` by age locks what it comes across, also the newest records, and would wait for
+    /// every handler at work. The first step reads without locks; the second names its rows.
+    async fn remove_batch(
+        &self,
+        consumer: &str,
+        age: Duration,
+        limit: u32,
+    ) -> Result<(usize, u64), sqlx::Error> {
+        const OLD: &str = "consumer = ? AND handled_at < UTC_TIMESTAMP(6) - INTERVAL ? MICROSECOND";
+        let age = i64::try_from(sql::reckonable(age).as_micros()).unwrap_or(i64::MAX);
         let mut transaction = self.open().await?;
-        let done = sqlx::query(&statement)
-            .bind(consumer.as_bytes())
-            .bind(i64::try_from(age.as_micros()).unwrap_or(i64::MAX))
-            .bind(limit)
-            .execute(&mut *transaction)
-            .await?;
+        let search = format!("SELECT message_id FROM {} WHERE {OLD} ORDER BY handled_at LIMIT ?", self.table);
+        let search = sqlx::query_scalar(&search).bind(consumer.as_bytes()).bind(age).bind(limit);
+        let found: Vec<Vec<u8>> = search.fetch_all(&mut *transaction).await?;
+        if found.is_empty() {
+            transaction.rollback().await?;
+            return Ok((0, 0));
+        }
+        let places = vec!["?"; found.len()].join(", ");
+        let removal = format!("DELETE FROM {} WHERE {OLD} AND message_id IN ({places})", self.table);
+        // Not kept prepared, since the number of places varies.
+        let mut removal = sqlx::query(&removal).persistent(false).bind(consumer.as_bytes()).bind(age);
+        for message_id in &found {
+            removal = removal.bind(message_id);
+        }
+        let removed = removal.execute(&mut *transaction).await?.rows_affected();
         transaction.commit().await?;
-        Ok(done.rows_affected())
+        Ok((found.len(), removed))
+    }
+
+    async fn remove(&self, consumer: &str, age: Duration, limit: u32) -> Result<u64, InboxError> {
+        let mut removed = 0;
+        let mut left = limit;
+        while left > 0 {
+            let batch = left.min(BATCH_ROWS_MAX);
+            let (found, gone) = self
+                .remove_batch(consumer, age, batch)
+                .await
+                .map_err(|err| self.error("cannot remove old records", err))?;
+            removed += gone;
+            left -= batch;
+            if u32::try_from(found).is_ok_and(|found| found < batch) {
+                break;
+            }
+        }
+        Ok(removed)
     }
 
     fn error(&self, what: &str, err: sqlx::Error) -> InboxError {
@@ -261,50 +323,18 @@ impl Inbox for MySqlInbox {
 
     async fn begin(&self, key: &InboxKey) -> Result<Begun<Self::Transaction>, InboxError> {
         check_key(key)?;
-        let mut attempt = 1;
-        loop {
-            match self.try_begin(key).await {
-                Ok(begun) => return Ok(begun),
-                Err(err) if number(&err) == Some(DEADLOCK) && attempt < BEGIN_ATTEMPTS_MAX => attempt += 1,
-                Err(err) => {
-                    return Err(self.error(&format!("cannot record message `{}`", key.message_id), err));
-                }
-            }
-        }
+        let (inbox, key) = (self.clone(), key.clone());
+        sql::to_the_end(async move { inbox.begin_key(&key).await }).await
     }
 
-    async fn commit(&self, key: &InboxKey, mut transaction: Self::Transaction) -> Result<(), InboxError> {
-        let what = || format!("cannot commit the handling of message `{}`", key.message_id);
-        // A deadlock rolls a transaction back; a handler that goes on all the same writes outside of it.
-        let statement = format!("SELECT 1 FROM {} WHERE consumer = ? AND message_id = ?", self.table);
-        let record = sqlx::query(&statement)
-            .bind(key.consumer.as_bytes())
-            .bind(key.message_id.as_bytes())
-            .fetch_optional(&mut *transaction)
-            .await
-            .map_err(|err| self.error(&what(), err))?;
-        if record.is_none() {
-            return Err(sql::lost_record(key));
-        }
-        transaction.commit().await.map_err(|err| self.error(&what(), err))
+    async fn commit(&self, key: &InboxKey, transaction: Self::Transaction) -> Result<(), InboxError> {
+        let (inbox, key) = (self.clone(), key.clone());
+        sql::to_the_end(async move { inbox.commit_key(&key, transaction).await }).await
     }
 
     async fn clean_up(&self, consumer: &str, age: Duration, limit: u32) -> Result<u64, InboxError> {
-        let mut removed = 0;
-        let mut left = limit;
-        while left > 0 {
-            let batch = left.min(BATCH_ROWS_MAX);
-            let count = self
-                .remove_batch(consumer, age, batch)
-                .await
-                .map_err(|err| self.error("cannot remove old records", err))?;
-            removed += count;
-            left -= batch;
-            if count < u64::from(batch) {
-                break;
-            }
-        }
-        Ok(removed)
+        let (inbox, consumer) = (self.clone(), consumer.to_owned());
+        sql::to_the_end(async move { inbox.remove(&consumer, age, limit).await }).await
     }
 }
 

@@ -144,13 +144,8 @@ impl PostgresInbox {
         transaction.rollback().await
     }
 
-    /// Opens a transaction. When sqlx 0.8 is cancelled between the statement and its answer, the connection goes back
-    /// into the pool with the transaction open, so this runs in a task of its own, which nothing cancels.
     async fn open(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        let pool = self.pool.clone();
-        tokio::spawn(async move { pool.begin_with(BEGIN).await })
-            .await
-            .unwrap_or(Err(sqlx::Error::WorkerCrashed))
+        self.pool.begin_with(BEGIN).await
     }
 
     async fn try_begin(&self, key: &InboxKey) -> Result<Begun<Transaction<'static, Postgres>>, sqlx::Error> {
@@ -185,11 +180,49 @@ impl PostgresInbox {
         );
         let done = sqlx::query(&statement)
             .bind(consumer.as_bytes())
-            .bind(age.as_secs_f64())
+            .bind(sql::reckonable(age).as_secs_f64())
             .bind(i64::from(limit))
             .execute(&self.pool)
             .await?;
         Ok(done.rows_affected())
+    }
+
+    async fn commit_key(
+        &self,
+        key: &InboxKey,
+        mut transaction: Transaction<'static, Postgres>,
+    ) -> Result<(), InboxError> {
+        let what = || format!("cannot commit the handling of message `{}`", key.message_id);
+        // `COMMIT` of a transaction in which a statement has failed rolls back and reports no error. This does.
+        let statement = format!("SELECT 1 FROM {} WHERE consumer = $1 AND message_id = $2", self.table);
+        let record = sqlx::query(&statement)
+            .bind(key.consumer.as_bytes())
+            .bind(key.message_id.as_bytes())
+            .fetch_optional(&mut *transaction)
+            .await
+            .map_err(|err| self.error(&what(), err))?;
+        if record.is_none() {
+            return Err(sql::lost_record(key));
+        }
+        transaction.commit().await.map_err(|err| self.error(&what(), err))
+    }
+
+    async fn remove(&self, consumer: &str, age: Duration, limit: u32) -> Result<u64, InboxError> {
+        let mut removed = 0;
+        let mut left = limit;
+        while left > 0 {
+            let batch = left.min(BATCH_ROWS_MAX);
+            let count = self
+                .remove_batch(consumer, age, batch)
+                .await
+                .map_err(|err| self.error("cannot remove old records", err))?;
+            removed += count;
+            left -= batch;
+            if count < u64::from(batch) {
+                break;
+            }
+        }
+        Ok(removed)
     }
 
     fn error(&self, what: &str, err: sqlx::Error) -> InboxError {
@@ -237,43 +270,24 @@ impl Inbox for PostgresInbox {
 
     async fn begin(&self, key: &InboxKey) -> Result<Begun<Self::Transaction>, InboxError> {
         check_key(key)?;
-        self.try_begin(key)
-            .await
-            .map_err(|err| self.error(&format!("cannot record message `{}`", key.message_id), err))
+        let (inbox, key) = (self.clone(), key.clone());
+        sql::to_the_end(async move {
+            inbox
+                .try_begin(&key)
+                .await
+                .map_err(|err| inbox.error(&format!("cannot record message `{}`", key.message_id), err))
+        })
+        .await
     }
 
-    async fn commit(&self, key: &InboxKey, mut transaction: Self::Transaction) -> Result<(), InboxError> {
-        let what = || format!("cannot commit the handling of message `{}`", key.message_id);
-        // `COMMIT` of a transaction in which a statement has failed rolls back and reports no error. This does.
-        let statement = format!("SELECT 1 FROM {} WHERE consumer = $1 AND message_id = $2", self.table);
-        let record = sqlx::query(&statement)
-            .bind(key.consumer.as_bytes())
-            .bind(key.message_id.as_bytes())
-            .fetch_optional(&mut *transaction)
-            .await
-            .map_err(|err| self.error(&what(), err))?;
-        if record.is_none() {
-            return Err(sql::lost_record(key));
-        }
-        transaction.commit().await.map_err(|err| self.error(&what(), err))
+    async fn commit(&self, key: &InboxKey, transaction: Self::Transaction) -> Result<(), InboxError> {
+        let (inbox, key) = (self.clone(), key.clone());
+        sql::to_the_end(async move { inbox.commit_key(&key, transaction).await }).await
     }
 
     async fn clean_up(&self, consumer: &str, age: Duration, limit: u32) -> Result<u64, InboxError> {
-        let mut removed = 0;
-        let mut left = limit;
-        while left > 0 {
-            let batch = left.min(BATCH_ROWS_MAX);
-            let count = self
-                .remove_batch(consumer, age, batch)
-                .await
-                .map_err(|err| self.error("cannot remove old records", err))?;
-            removed += count;
-            left -= batch;
-            if count < u64::from(batch) {
-                break;
-            }
-        }
-        Ok(removed)
+        let (inbox, consumer) = (self.clone(), consumer.to_owned());
+        sql::to_the_end(async move { inbox.remove(&consumer, age, limit).await }).await
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the inboxes in databases share: the table's name, its layout, and which error is of which kind.
 
 use std::fmt;
+use std::future::Future;
+use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 
@@ -10,6 +12,28 @@ use super::{InboxError, InboxErrorKind, InboxKey};
 pub(super) const DEFAULT_TABLE: &str = "outbox_inbox";
 /// How many records one statement of a clean-up removes.
 pub(super) const BATCH_ROWS_MAX: u32 = 500;
+
+/// Ages beyond are taken for this one, since no database reckons with the largest: a hundred years.
+const AGE_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// Does work to its end even if the caller drops the future.
+///
+/// sqlx 0.8 does not bear being cancelled: between `BEGIN` and its answer the connection goes back into the pool with the
+/// transaction open, and while MySQL prepares a statement the connection is lost to the pool, which waits for an answer
+/// that never comes.
+pub(super) async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, InboxError>> + Send + 'static,
+) -> Result<T, InboxError> {
+    tokio::spawn(work).await.unwrap_or_else(|err| {
+        let message = "the inbox's work was ended with its runtime, or panicked";
+        Err(InboxError::new(InboxErrorKind::Unavailable, message, Some(Box::new(err))))
+    })
+}
+
+/// An age that every database can reckon with.
+pub(super) fn reckonable(age: Duration) -> Duration {
+    age.min(AGE_MAX)
+}
 
 /// A table's name, with the quotes of its database.
 #[derive(Debug, Clone)]

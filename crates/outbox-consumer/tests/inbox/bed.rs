@@ -17,6 +17,7 @@ const ACQUIRE_LIMIT: Duration = Duration::from_secs(20);
 pub(crate) trait Bed: Sized + Send + Sync {
     type Inbox: Inbox + Clone;
 
+    const POSTGRES: bool;
     /// The statement's part that makes a record a day older.
     const DAY_OLDER: &'static str;
     /// A setting or statement for all new sessions: give up waiting for a lock after a second.
@@ -103,6 +104,7 @@ pub(crate) struct MySqlBed<const MARIADB: bool>(MySql);
 impl<const MARIADB: bool> Bed for MySqlBed<MARIADB> {
     type Inbox = WithPool<MySqlInbox, MySqlPool>;
 
+    const POSTGRES: bool = false;
     const DAY_OLDER: &'static str = "handled_at = handled_at - INTERVAL 1 DAY";
     const SHORT_LOCK_WAIT: &'static str = "SET GLOBAL innodb_lock_wait_timeout = 1";
     const READ_ONLY: &'static str = "SET GLOBAL read_only = ON";
@@ -203,6 +205,7 @@ pub(crate) struct PostgresBed(Postgres);
 impl Bed for PostgresBed {
     type Inbox = WithPool<PostgresInbox, PgPool>;
 
+    const POSTGRES: bool = true;
     const DAY_OLDER: &'static str = "handled_at = handled_at - interval '1 day'";
     const SHORT_LOCK_WAIT: &'static str = "ALTER DATABASE postgres SET lock_timeout = '1s'";
     const READ_ONLY: &'static str = "ALTER DATABASE postgres SET default_transaction_read_only = on";

@@ -70,7 +70,7 @@ async fn a_database_that_is_away_or_read_only_is_unavailable<B: Bed>() -> Result
     bed.inbox().await?;
     // A user whose rights do not reach over the server's being read-only.
     bed.create_user("service").await?;
-    let grantee = if B::DAY_OLDER.contains('\'') { "service" } else { "'service'@'%'" };
+    let grantee = if B::POSTGRES { "service" } else { "'service'@'%'" };
     bed.exec(&format!("GRANT SELECT, INSERT, DELETE ON outbox_inbox TO {grantee}")).await?;
     let inbox = bed.inbox_at("service", bed.port(), 1)?;
     inbox.prepare().await?;

@@ -27,7 +27,7 @@ async fn a_missing_right_is_told_with_its_remedy<B: Bed>() -> Result<()> {
     let bed = B::start().await?;
     bed.create_user("service").await?;
     let inbox = bed.inbox_at("service", bed.port(), 1)?;
-    if B::DAY_OLDER.contains('\'') {
+    if B::POSTGRES {
         bed.exec("REVOKE CREATE ON SCHEMA public FROM PUBLIC").await?;
     }
     let definition = B::definition(&inbox);
@@ -36,7 +36,7 @@ async fn a_missing_right_is_told_with_its_remedy<B: Bed>() -> Result<()> {
     assert_eq!(err.kind(), InboxErrorKind::Unusable, "{err:?}");
     // An administrator does as told.
     bed.exec(&definition).await?;
-    let grantee = if B::DAY_OLDER.contains('\'') { "service" } else { "'service'@'%'" };
+    let grantee = if B::POSTGRES { "service" } else { "'service'@'%'" };
     bed.exec(&format!("GRANT SELECT, INSERT ON outbox_inbox TO {grantee}")).await?;
     refused::<B>(&inbox, &["GRANT SELECT, INSERT, DELETE"]).await;
     bed.exec(&format!("GRANT SELECT, INSERT, DELETE ON outbox_inbox TO {grantee}")).await?;
@@ -50,7 +50,7 @@ async fn a_missing_right_is_told_with_its_remedy<B: Bed>() -> Result<()> {
 async fn a_wrong_table_is_refused<B: Bed>() -> Result<()> {
     let bed = B::start().await?;
     let inbox = bed.inbox().await?;
-    let postgres = B::DAY_OLDER.contains('\'');
+    let postgres = B::POSTGRES;
     let (bytes, time) = if postgres { ("bytea", "timestamptz") } else { ("VARBINARY(255)", "DATETIME(6)") };
     let key = "PRIMARY KEY (consumer, message_id)";
     let mut cases = vec![
