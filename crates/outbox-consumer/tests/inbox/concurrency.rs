@@ -9,12 +9,17 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::bed::Bed;
-use crate::{for_each_database, key, key_of, refusal};
+use crate::{begin, for_each_database, is_duplicate, key, key_of, refusal};
 
 const TASKS: usize = 32;
 const DELIVERIES_PER_TASK: usize = 200;
 
-for_each_database!(doubled_deliveries_take_effect_once, a_cancelled_begin_leaves_no_open_transaction);
+for_each_database!(
+    doubled_deliveries_take_effect_once,
+    a_waiting_duplicate_holds_up_no_other_message,
+    a_cancelled_begin_leaves_no_open_transaction,
+    a_lock_that_does_not_come_is_a_conflict,
+);
 
 /// Each message comes twice, at about the same time, and every seventh is rolled back by its first handler; meanwhile
 /// old records are cleaned up. Each effect is there once, and nobody meets an error.
@@ -86,18 +91,43 @@ async fn a_cancelled_begin_leaves_no_open_transaction<B: Bed + 'static>() -> Res
     assert_eq!(effects.len(), 300, "each was committed by itself");
     // Cancelled while it waits for another one.
     let other = bed.inbox().await?;
-    let transaction = crate::begin(&other, &key("held")).await?;
+    let transaction = begin(&other, &key("held")).await?;
     assert!(timeout(Duration::from_millis(100), inbox.begin(&key("held"))).await.is_err());
     other.commit(&key("held"), transaction).await?;
-    assert!(crate::is_duplicate(&inbox, &key("held")).await?);
+    assert!(is_duplicate(&inbox, &key("held")).await?);
+    Ok(())
+}
+
+/// A gap lock on the record for which a duplicate waits would stop the messages whose ids sort before it.
+async fn a_waiting_duplicate_holds_up_no_other_message<B: Bed + 'static>() -> Result<()> {
+    let bed = B::start().await?;
+    let inbox = bed.inbox().await?;
+    let transaction = begin(&inbox, &key("m")).await?;
+    let waiting = tokio::spawn({
+        let inbox = inbox.clone();
+        async move { is_duplicate(&inbox, &key("m")).await }
+    });
+    sleep(Duration::from_millis(300)).await;
+    assert!(!waiting.is_finished(), "it waits");
+    for other in ["a", "l", "m ", "z"] {
+        let other = key(other);
+        let transaction = timeout(Duration::from_secs(5), begin(&inbox, &other)).await??;
+        inbox.commit(&other, transaction).await?;
+    }
+    inbox.commit(&key("m"), transaction).await?;
+    assert!(waiting.await??);
+    Ok(())
+}
+
+async fn a_lock_that_does_not_come_is_a_conflict<B: Bed>() -> Result<()> {
+    let bed = B::start().await?;
+    bed.inbox().await?;
     bed.exec(B::SHORT_LOCK_WAIT).await?;
     let (one, two) = (bed.inbox().await?, bed.inbox().await?);
-    let transaction = crate::begin(&one, &key("conflict")).await?;
-    let err = refusal(&two, &key("conflict")).await;
+    let transaction = begin(&one, &key("1")).await?;
+    let err = refusal(&two, &key("1")).await;
     assert_eq!(err.kind(), InboxErrorKind::Conflict, "{err:?}");
-    one.commit(&key("conflict"), transaction).await?;
-    // Everything is as before.
-    sleep(Duration::ZERO).await;
-    assert!(crate::is_duplicate(&two, &key("conflict")).await?);
+    one.commit(&key("1"), transaction).await?;
+    assert!(is_duplicate(&two, &key("1")).await?, "everything is as before");
     Ok(())
 }
