@@ -6,28 +6,23 @@ use sqlx::error::DatabaseError;
 use sqlx::mysql::MySqlDatabaseError;
 use sqlx::{MySql, MySqlPool, Row as _, Transaction};
 
-use super::sql::{self, BATCH_ROWS_MAX, Index, TableName};
+use super::sql::{self, BATCH_ROWS_MAX, BEGIN_ATTEMPTS_MAX, Index, TableName};
 use super::{Begun, Inbox, InboxError, InboxErrorKind, InboxKey, check_key};
 
-/// Read committed, since above it InnoDB locks the gaps between records, and inserts of different messages would wait
-/// for each other. Both statements go to the server at once.
-const BEGIN: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION";
+/// How a clean-up begins: above this level InnoDB would lock the gaps between the records too. Both statements go to
+/// the server at once.
+const BEGIN_CLEAN_UP: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION";
 const DUPLICATE_KEY: u16 = 1062;
-const DEADLOCK: u16 = 1213;
-/// How often the insert is tried that opens a transaction.
-///
 /// When a transaction rolls back for which two others wait with the same id, InnoDB gives both a shared lock, and one
-/// of them ends as victim of the deadlock ("Locks Set by Different SQL Statements in InnoDB" in MySQL's manual). It
-/// has done nothing yet, so trying again costs nothing.
-const BEGIN_ATTEMPTS_MAX: u32 = 5;
+/// of them ends as victim of the deadlock ("Locks Set by Different SQL Statements in InnoDB" in MySQL's manual).
+const DEADLOCK: u16 = 1213;
 
 /// The inbox in a table of the service's own MySQL or MariaDB database.
 ///
 /// A message's record is inserted at the start of the transaction in which the handler writes, so both commit or
 /// neither does. A second delivery that comes while the first is handled waits for it, in the database.
 ///
-/// The transaction is [`READ COMMITTED`](https://dev.mysql.com/doc/refman/8.4/en/innodb-transaction-isolation-levels.html).
-/// The handler must return the errors that its statements meet, since some of them roll the transaction back, and must
+/// The transaction has the isolation level of the pool's connections; every level will do. The handler must return the errors that its statements meet, since some of them roll the transaction back, and must
 /// use no statement that commits by itself, such as `CREATE TABLE`.
 ///
 /// An open transaction holds one of the pool's connections, and so does one that waits: the pool needs as many as
@@ -154,7 +149,7 @@ impl MySqlInbox {
     /// Does what needs the rights that the inbox needs, without an effect.
     async fn try_rights(&self) -> Result<(), sqlx::Error> {
         let table = &self.table;
-        let mut transaction = self.open().await?;
+        let mut transaction = self.pool.begin().await?;
         for statement in [
             format!(
                 "INSERT INTO {table} (consumer, message_id, handled_at) SELECT consumer, message_id, handled_at FROM \
@@ -167,10 +162,6 @@ impl MySqlInbox {
         transaction.rollback().await
     }
 
-    async fn open(&self) -> Result<Transaction<'static, MySql>, sqlx::Error> {
-        self.pool.begin_with(BEGIN).await
-    }
-
     async fn try_begin(&self, key: &InboxKey) -> Result<Begun<Transaction<'static, MySql>>, sqlx::Error> {
         // A plain insert: `ON DUPLICATE KEY UPDATE` deadlocks as well and cannot tell what it did, since sqlx asks
         // for found rows; `IGNORE` would hide other errors too.
@@ -178,7 +169,7 @@ impl MySqlInbox {
             "INSERT INTO {} (consumer, message_id, handled_at) VALUES (?, ?, UTC_TIMESTAMP(6))",
             self.table
         );
-        let mut transaction = self.open().await?;
+        let mut transaction = self.pool.begin().await?;
         let inserted = sqlx::query(&statement)
             .bind(key.consumer.as_bytes())
             .bind(key.message_id.as_bytes())
@@ -242,7 +233,7 @@ impl MySqlInbox {
     ) -> Result<(usize, u64), sqlx::Error> {
         const OLD: &str = "consumer = ? AND handled_at < UTC_TIMESTAMP(6) - INTERVAL ? MICROSECOND";
         let age = i64::try_from(sql::reckonable(age).as_micros()).unwrap_or(i64::MAX);
-        let mut transaction = self.open().await?;
+        let mut transaction = self.pool.begin_with(BEGIN_CLEAN_UP).await?;
         let search = format!("SELECT message_id FROM {} WHERE {OLD} ORDER BY handled_at LIMIT ?", self.table);
         let search = sqlx::query_scalar(&search).bind(consumer.as_bytes()).bind(age).bind(limit);
         let found: Vec<Vec<u8>> = search.fetch_all(&mut *transaction).await?;

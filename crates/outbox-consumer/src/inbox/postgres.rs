@@ -5,19 +5,19 @@ use std::time::Duration;
 use sqlx::error::DatabaseError;
 use sqlx::{PgPool, Postgres, Row as _, Transaction};
 
-use super::sql::{self, BATCH_ROWS_MAX, Index, TableName};
+use super::sql::{self, BATCH_ROWS_MAX, BEGIN_ATTEMPTS_MAX, Index, TableName};
 use super::{Begun, Inbox, InboxError, InboxErrorKind, InboxKey, check_key};
 
-/// Read committed, since above it a second delivery that waits for the first would fail instead of seeing its record.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+/// Above the level read committed, a second delivery that has waited for the first fails so instead of seeing its
+/// record. The next attempt sees it.
+const SERIALIZATION_FAILURE: &str = "40001";
 
 /// The inbox in a table of the service's own Postgres database, version 13 or newer.
 ///
 /// A message's record is inserted at the start of the transaction in which the handler writes, so both commit or
 /// neither does. A second delivery that comes while the first is handled waits for it, in the database.
 ///
-/// The transaction is [`READ COMMITTED`](https://www.postgresql.org/docs/current/transaction-iso.html). The handler
-/// must return the errors that its statements meet, since each of them breaks the transaction; where it wants to go on
+/// The transaction has the isolation level of the pool's connections; every level will do. The handler must return the errors that its statements meet, since each of them breaks the transaction; where it wants to go on
 /// after one, it needs a savepoint.
 ///
 /// An open transaction holds one of the pool's connections, and so does one that waits: the pool needs as many as
@@ -130,7 +130,7 @@ impl PostgresInbox {
     /// Does what needs the rights that the inbox needs, without an effect.
     async fn try_rights(&self) -> Result<(), sqlx::Error> {
         let table = &self.table;
-        let mut transaction = self.open().await?;
+        let mut transaction = self.pool.begin().await?;
         for statement in [
             format!(
                 "INSERT INTO {table} (consumer, message_id, handled_at) SELECT consumer, message_id, handled_at FROM \
@@ -144,17 +144,13 @@ impl PostgresInbox {
         transaction.rollback().await
     }
 
-    async fn open(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        self.pool.begin_with(BEGIN).await
-    }
-
     async fn try_begin(&self, key: &InboxKey) -> Result<Begun<Transaction<'static, Postgres>>, sqlx::Error> {
         let statement = format!(
             "INSERT INTO {} (consumer, message_id, handled_at) VALUES ($1, $2, clock_timestamp()) \
              ON CONFLICT (consumer, message_id) DO NOTHING",
             self.table
         );
-        let mut transaction = self.open().await?;
+        let mut transaction = self.pool.begin().await?;
         let inserted = sqlx::query(&statement)
             .bind(key.consumer.as_bytes())
             .bind(key.message_id.as_bytes())
@@ -168,6 +164,24 @@ impl PostgresInbox {
             tracing::debug!(error = %err, "cannot roll back the transaction of a duplicate");
         }
         Ok(Begun::Duplicate)
+    }
+
+    async fn begin_key(&self, key: &InboxKey) -> Result<Begun<Transaction<'static, Postgres>>, InboxError> {
+        let lost = |err: &sqlx::Error| {
+            err.as_database_error()
+                .and_then(DatabaseError::code)
+                .is_some_and(|code| code == SERIALIZATION_FAILURE)
+        };
+        let mut attempt = 1;
+        loop {
+            match self.try_begin(key).await {
+                Ok(begun) => return Ok(begun),
+                Err(err) if lost(&err) && attempt < BEGIN_ATTEMPTS_MAX => attempt += 1,
+                Err(err) => {
+                    return Err(self.error(&format!("cannot record message `{}`", key.message_id), err));
+                }
+            }
+        }
     }
 
     async fn remove_batch(&self, consumer: &str, age: Duration, limit: u32) -> Result<u64, sqlx::Error> {
@@ -271,13 +285,7 @@ impl Inbox for PostgresInbox {
     async fn begin(&self, key: &InboxKey) -> Result<Begun<Self::Transaction>, InboxError> {
         check_key(key)?;
         let (inbox, key) = (self.clone(), key.clone());
-        sql::to_the_end(async move {
-            inbox
-                .try_begin(&key)
-                .await
-                .map_err(|err| inbox.error(&format!("cannot record message `{}`", key.message_id), err))
-        })
-        .await
+        sql::to_the_end(async move { inbox.begin_key(&key).await }).await
     }
 
     async fn commit(&self, key: &InboxKey, transaction: Self::Transaction) -> Result<(), InboxError> {

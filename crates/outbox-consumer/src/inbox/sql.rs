@@ -13,6 +13,9 @@ pub(super) const DEFAULT_TABLE: &str = "outbox_inbox";
 /// How many records one statement of a clean-up removes.
 pub(super) const BATCH_ROWS_MAX: u32 = 500;
 
+/// How often the insert is tried that opens a transaction, if it loses against another one: it has done nothing yet, so
+/// trying again costs nothing.
+pub(super) const BEGIN_ATTEMPTS_MAX: u32 = 5;
 /// Ages beyond are taken for this one, since no database reckons with the largest: a hundred years.
 const AGE_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use outbox_consumer::inbox::{Begun, Inbox as _, InboxErrorKind};
 use testbed::eventually;
 use tokio::task::JoinHandle;
@@ -18,6 +18,7 @@ for_each_database!(
     a_dropped_transaction_leaves_nothing,
     a_waiting_duplicate_is_dropped_after_the_commit,
     waiting_duplicates_take_over_after_a_rollback,
+    every_isolation_level_will_do,
     ids_are_compared_byte_by_byte_and_by_consumer,
     clean_up_removes_old_records_of_one_consumer,
     clean_up_reads_what_it_removes_and_waits_for_nobody,
@@ -76,9 +77,12 @@ where
 
 async fn a_waiting_duplicate_is_dropped_after_the_commit<B: Bed + 'static>() -> Result<()> {
     let bed = B::start().await?;
-    let inbox = bed.inbox().await?;
-    let mut transaction = begin(&inbox, &key("1")).await?;
-    let waiting = waiter::<B>(&inbox, "1").await;
+    waits_for_a_commit(&bed, &bed.inbox().await?).await
+}
+
+async fn waits_for_a_commit<B: Bed + 'static>(bed: &B, inbox: &B::Inbox) -> Result<()> {
+    let mut transaction = begin(inbox, &key("1")).await?;
+    let waiting = waiter::<B>(inbox, "1").await;
     B::effect(&mut transaction, "the first's").await?;
     inbox.commit(&key("1"), transaction).await?;
     assert!(!timeout(LIMIT, waiting).await???, "a duplicate");
@@ -88,13 +92,18 @@ async fn a_waiting_duplicate_is_dropped_after_the_commit<B: Bed + 'static>() -> 
 
 async fn waiting_duplicates_take_over_after_a_rollback<B: Bed + 'static>() -> Result<()> {
     let bed = B::start().await?;
-    let inbox = bed.inbox().await?;
-    for (message_id, waiters) in [("1", 1), ("2", 2), ("3", 6)] {
-        let mut transaction = begin(&inbox, &key(message_id)).await?;
+    waits_for_a_rollback::<B>(&bed.inbox().await?).await?;
+    assert_eq!(bed.effects().await?, ["the waiter's"; 3]);
+    Ok(())
+}
+
+async fn waits_for_a_rollback<B: Bed + 'static>(inbox: &B::Inbox) -> Result<()> {
+    for (message_id, waiters) in [("one", 1), ("two", 2), ("six", 6)] {
+        let mut transaction = begin(inbox, &key(message_id)).await?;
         B::effect(&mut transaction, "lost").await?;
         let mut waiting = Vec::new();
         for _ in 0..waiters {
-            waiting.push(waiter::<B>(&inbox, message_id).await);
+            waiting.push(waiter::<B>(inbox, message_id).await);
         }
         drop(transaction);
         let mut took_over = 0;
@@ -103,7 +112,22 @@ async fn waiting_duplicates_take_over_after_a_rollback<B: Bed + 'static>() -> Re
         }
         assert_eq!(took_over, 1, "of {waiters}");
     }
-    assert_eq!(bed.effects().await?, ["the waiter's"; 3]);
+    Ok(())
+}
+
+async fn every_isolation_level_will_do<B: Bed + 'static>() -> Result<()> {
+    for level in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {
+        let bed = B::start().await?;
+        let set = match B::POSTGRES {
+            true => format!("ALTER DATABASE postgres SET default_transaction_isolation = '{level}'"),
+            false => format!("SET GLOBAL TRANSACTION ISOLATION LEVEL {level}"),
+        };
+        bed.exec(&set).await?;
+        let inbox = bed.inbox().await?;
+        waits_for_a_commit(&bed, &inbox).await.context(level)?;
+        waits_for_a_rollback::<B>(&inbox).await.context(level)?;
+        assert_eq!(inbox.clean_up("stock", Duration::ZERO, 10).await?, 4);
+    }
     Ok(())
 }
 
