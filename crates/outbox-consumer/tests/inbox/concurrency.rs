@@ -34,7 +34,7 @@ async fn doubled_deliveries_take_effect_once<B: Bed + 'static>() -> Result<()> {
                 // Tasks 2n and 2n + 1 get the same messages in the same order.
                 let message = task / 2 * DELIVERIES_PER_TASK + turn;
                 let key = key(&format!("{message:05}"));
-                let mut rollback = task % 2 == 0 && message % 7 == 0;
+                let mut rollback = task.is_multiple_of(2) && message.is_multiple_of(7);
                 loop {
                     let Begun::New(mut transaction) = inbox.begin(&key).await? else { break };
                     B::effect(&mut transaction, &key.message_id).await?;
