@@ -136,7 +136,6 @@ impl PostgresInbox {
                 "INSERT INTO {table} (consumer, message_id, handled_at) SELECT consumer, message_id, handled_at FROM \
                  {table} WHERE FALSE ON CONFLICT (consumer, message_id) DO NOTHING"
             ),
-            // What a clean-up does locks rows, which is a right of its own for some kinds of servers.
             format!("DELETE FROM {table} WHERE FALSE"),
         ] {
             sqlx::query(&statement).execute(&mut *transaction).await?;

@@ -23,8 +23,7 @@ pub(crate) trait Bed: Sized + Send + Sync {
     /// A setting or statement for all new sessions: give up waiting for a lock after a second.
     const SHORT_LOCK_WAIT: &'static str;
     const READ_ONLY: &'static str;
-    /// Says how many records were read from the table and its indexes in the session so far, and whether it was read
-    /// as a whole.
+    /// How many records were read so far: by this session, or in Postgres from the inbox's table by all.
     async fn rows_read(inbox: &Self::Inbox) -> Result<i64>;
 
     async fn start() -> Result<Self>;
