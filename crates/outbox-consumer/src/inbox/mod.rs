@@ -1,14 +1,32 @@
 //! The inbox: the record of the messages that a consumer has handled.
+//!
+//! | inbox | the record and the handler's effect | a second delivery meanwhile |
+//! |---|---|---|
+//! | `MySqlInbox`, feature `mysql` | commit together | waits |
+//! | `PostgresInbox`, feature `postgres` | commit together | waits |
+//! | [`KvInbox`] | one after the other | is handled too |
+//! | [`MemoryInbox`], for tests | – | waits |
 
+mod kv;
+mod memory;
 #[cfg(feature = "mysql")]
 mod mysql;
-#[cfg(feature = "mysql")]
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
 mod sql;
 
-#[cfg(feature = "mysql")]
-pub use mysql::MySqlInbox;
-
 use std::{fmt, future::Future, time::Duration};
+
+pub use self::kv::{KvInbox, KvTransaction};
+pub use self::memory::{MemoryInbox, MemoryTransaction};
+#[cfg(feature = "mysql")]
+pub use self::mysql::MySqlInbox;
+#[cfg(feature = "postgres")]
+pub use self::postgres::PostgresInbox;
+
+/// How long a consumer's name and a message's id may be, in bytes.
+const ID_BYTES_MAX: usize = 255;
 
 /// One message of one consumer, as the inbox knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -44,7 +62,7 @@ pub trait Inbox: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// If the store cannot be reached.
+    /// If the store cannot be reached, or the message cannot be recorded; then nothing has been done.
     fn begin(
         &self,
         key: &InboxKey,
@@ -82,10 +100,12 @@ pub enum InboxErrorKind {
     Unavailable,
     /// The transaction lost against another one (deadlock, lock wait, serialization). It may simply be tried again.
     Conflict,
-    /// The store is not as it should be: a table or a right is missing.
+    /// The store is not as it should be: a table or a right is missing. An error that is not known is of this kind too,
+    /// so that nothing unknown is tried again for ever.
     Unusable,
-    /// The inbox cannot record this message, now or later: its id is too long, or the handler left the transaction
-    /// without the record.
+    /// This message cannot be recorded, whatever the state of the store: its id is longer than 255 bytes, or its handler
+    /// broke the transaction (went on after an error, ended it, left it idle for too long, violated a deferred
+    /// constraint). It is a failed attempt of the message.
     Rejected,
 }
 
@@ -113,5 +133,32 @@ impl InboxError {
     #[must_use]
     pub fn kind(&self) -> InboxErrorKind {
         self.kind
+    }
+}
+
+/// Refuses what does not fit into a table, which some databases would cut off without a word.
+fn check_key(key: &InboxKey) -> Result<(), InboxError> {
+    for (what, value) in [("consumer's name", &key.consumer), ("message's id", &key.message_id)] {
+        if value.len() > ID_BYTES_MAX {
+            let length = value.len();
+            let message =
+                format!("the {what} has {length} bytes; the inbox holds {ID_BYTES_MAX}: use shorter ones");
+            return Err(InboxError::new(InboxErrorKind::Rejected, message, None));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_ids_are_refused() {
+        let key = |length| InboxKey { consumer: "c".to_owned(), message_id: "é".repeat(length) };
+        assert!(check_key(&key(127)).is_ok());
+        let err = check_key(&key(128)).expect_err("256 bytes");
+        assert_eq!(err.kind(), InboxErrorKind::Rejected);
+        assert!(err.to_string().contains("256 bytes"), "{err}");
     }
 }

@@ -6,33 +6,29 @@ use sqlx::error::DatabaseError;
 use sqlx::mysql::MySqlDatabaseError;
 use sqlx::{MySql, MySqlPool, Row as _, Transaction};
 
-use super::sql::{self, BATCH_ROWS_MAX, Index, TableName};
-use super::{Begun, Inbox, InboxError, InboxErrorKind, InboxKey};
+use super::sql::{self, BATCH_ROWS_MAX, BEGIN_ATTEMPTS_MAX, Index, TableName};
+use super::{Begun, Inbox, InboxError, InboxErrorKind, InboxKey, check_key};
 
-/// Read committed, since above it InnoDB locks the gaps between records, and inserts of different messages would wait
-/// for each other. Both statements go to the server at once.
-const BEGIN: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION";
+/// How a clean-up begins: above this level InnoDB would lock the gaps between the records too. Both statements go to
+/// the server at once.
+const BEGIN_CLEAN_UP: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION";
 const DUPLICATE_KEY: u16 = 1062;
-const DEADLOCK: u16 = 1213;
-/// How often the insert is tried that opens a transaction.
-///
 /// When a transaction rolls back for which two others wait with the same id, InnoDB gives both a shared lock, and one
-/// of them ends as victim of the deadlock ("Locks Set by Different SQL Statements in InnoDB" in MySQL's manual). It
-/// has done nothing yet, so trying again costs nothing.
-const BEGIN_ATTEMPTS_MAX: u32 = 5;
+/// of them ends as victim of the deadlock ("Locks Set by Different SQL Statements in InnoDB" in MySQL's manual).
+const DEADLOCK: u16 = 1213;
 
 /// The inbox in a table of the service's own MySQL or MariaDB database.
 ///
 /// A message's record is inserted at the start of the transaction in which the handler writes, so both commit or
 /// neither does. A second delivery that comes while the first is handled waits for it, in the database.
 ///
-/// The transaction is [`READ COMMITTED`](https://dev.mysql.com/doc/refman/8.4/en/innodb-transaction-isolation-levels.html).
-/// The handler must return the errors that its statements meet, since some of them roll the transaction back, and must
+/// The transaction has the isolation level of the pool's connections; every level will do. The handler must return the errors that its statements meet, since some of them roll the transaction back, and must
 /// use no statement that commits by itself, such as `CREATE TABLE`.
 ///
 /// An open transaction holds one of the pool's connections, and so does one that waits: the pool needs as many as
 /// messages are handled at a time, and a handler must work with the transaction that it is given, not with another
-/// connection of the same pool.
+/// connection of the same pool. A handler that is dropped while a statement of its own runs may lose the pool that
+/// connection (sqlx 0.8), so limit its statements by the database's own settings.
 ///
 /// ```no_run
 /// use outbox_consumer::inbox::{Begun, Inbox as _, InboxKey, MySqlInbox};
@@ -153,7 +149,7 @@ impl MySqlInbox {
     /// Does what needs the rights that the inbox needs, without an effect.
     async fn try_rights(&self) -> Result<(), sqlx::Error> {
         let table = &self.table;
-        let mut transaction = self.open().await?;
+        let mut transaction = self.pool.begin().await?;
         for statement in [
             format!(
                 "INSERT INTO {table} (consumer, message_id, handled_at) SELECT consumer, message_id, handled_at FROM \
@@ -166,15 +162,6 @@ impl MySqlInbox {
         transaction.rollback().await
     }
 
-    /// Opens a transaction. When sqlx 0.8 is cancelled between the statement and its answer, the connection goes back
-    /// into the pool with the transaction open, so this runs in a task of its own, which nothing cancels.
-    async fn open(&self) -> Result<Transaction<'static, MySql>, sqlx::Error> {
-        let pool = self.pool.clone();
-        tokio::spawn(async move { pool.begin_with(BEGIN).await })
-            .await
-            .unwrap_or(Err(sqlx::Error::WorkerCrashed))
-    }
-
     async fn try_begin(&self, key: &InboxKey) -> Result<Begun<Transaction<'static, MySql>>, sqlx::Error> {
         // A plain insert: `ON DUPLICATE KEY UPDATE` deadlocks as well and cannot tell what it did, since sqlx asks
         // for found rows; `IGNORE` would hide other errors too.
@@ -182,7 +169,7 @@ impl MySqlInbox {
             "INSERT INTO {} (consumer, message_id, handled_at) VALUES (?, ?, UTC_TIMESTAMP(6))",
             self.table
         );
-        let mut transaction = self.open().await?;
+        let mut transaction = self.pool.begin().await?;
         let inserted = sqlx::query(&statement)
             .bind(key.consumer.as_bytes())
             .bind(key.message_id.as_bytes())
@@ -201,21 +188,87 @@ impl MySqlInbox {
         }
     }
 
-    async fn remove_batch(&self, consumer: &str, age: Duration, limit: u32) -> Result<u64, sqlx::Error> {
-        let statement = format!(
-            "DELETE FROM {} WHERE consumer = ? AND handled_at < UTC_TIMESTAMP(6) - INTERVAL ? MICROSECOND ORDER BY handled_at \
-             LIMIT ?",
-            self.table
-        );
-        let mut transaction = self.open().await?;
-        let done = sqlx::query(&statement)
-            .bind(consumer.as_bytes())
-            .bind(i64::try_from(age.as_micros()).unwrap_or(i64::MAX))
-            .bind(limit)
-            .execute(&mut *transaction)
-            .await?;
+    async fn begin_key(&self, key: &InboxKey) -> Result<Begun<Transaction<'static, MySql>>, InboxError> {
+        let mut attempt = 1;
+        loop {
+            match self.try_begin(key).await {
+                Ok(begun) => return Ok(begun),
+                Err(err) if number(&err) == Some(DEADLOCK) && attempt < BEGIN_ATTEMPTS_MAX => attempt += 1,
+                Err(err) => {
+                    return Err(self.error(&format!("cannot record message `{}`", key.message_id), err));
+                }
+            }
+        }
+    }
+
+    async fn commit_key(
+        &self,
+        key: &InboxKey,
+        mut transaction: Transaction<'static, MySql>,
+    ) -> Result<(), InboxError> {
+        let what = || format!("cannot commit the handling of message `{}`", key.message_id);
+        // A deadlock rolls a transaction back; a handler that goes on all the same writes outside of it.
+        let statement = format!("SELECT 1 FROM {} WHERE consumer = ? AND message_id = ?", self.table);
+        let record = sqlx::query(&statement)
+            .bind(key.consumer.as_bytes())
+            .bind(key.message_id.as_bytes())
+            .fetch_optional(&mut *transaction)
+            .await
+            .map_err(|err| self.error(&what(), err))?;
+        if record.is_none() {
+            return Err(sql::lost_record(key));
+        }
+        transaction.commit().await.map_err(|err| self.error(&what(), err))
+    }
+
+    /// Removes a batch of old records; gives how many were found, and how many of them removed.
+    ///
+    /// In two steps, since a `DELETE` by age locks what it comes across, also the newest records, and would wait for
+    /// every handler at work. The first step reads without locks; the second names its rows.
+    async fn remove_batch(
+        &self,
+        consumer: &str,
+        age: Duration,
+        limit: u32,
+    ) -> Result<(usize, u64), sqlx::Error> {
+        const OLD: &str = "consumer = ? AND handled_at < UTC_TIMESTAMP(6) - INTERVAL ? MICROSECOND";
+        let age = i64::try_from(sql::reckonable(age).as_micros()).unwrap_or(i64::MAX);
+        let mut transaction = self.pool.begin_with(BEGIN_CLEAN_UP).await?;
+        let search = format!("SELECT message_id FROM {} WHERE {OLD} ORDER BY handled_at LIMIT ?", self.table);
+        let search = sqlx::query_scalar(&search).bind(consumer.as_bytes()).bind(age).bind(limit);
+        let found: Vec<Vec<u8>> = search.fetch_all(&mut *transaction).await?;
+        if found.is_empty() {
+            transaction.rollback().await?;
+            return Ok((0, 0));
+        }
+        let places = vec!["?"; found.len()].join(", ");
+        let removal = format!("DELETE FROM {} WHERE {OLD} AND message_id IN ({places})", self.table);
+        // Not kept prepared, since the number of places varies.
+        let mut removal = sqlx::query(&removal).persistent(false).bind(consumer.as_bytes()).bind(age);
+        for message_id in &found {
+            removal = removal.bind(message_id);
+        }
+        let removed = removal.execute(&mut *transaction).await?.rows_affected();
         transaction.commit().await?;
-        Ok(done.rows_affected())
+        Ok((found.len(), removed))
+    }
+
+    async fn remove(&self, consumer: &str, age: Duration, limit: u32) -> Result<u64, InboxError> {
+        let mut removed = 0;
+        let mut left = limit;
+        while left > 0 {
+            let batch = left.min(BATCH_ROWS_MAX);
+            let (found, gone) = self
+                .remove_batch(consumer, age, batch)
+                .await
+                .map_err(|err| self.error("cannot remove old records", err))?;
+            removed += gone;
+            left -= batch;
+            if u32::try_from(found).is_ok_and(|found| found < batch) {
+                break;
+            }
+        }
+        Ok(removed)
     }
 
     fn error(&self, what: &str, err: sqlx::Error) -> InboxError {
@@ -260,51 +313,19 @@ impl Inbox for MySqlInbox {
     }
 
     async fn begin(&self, key: &InboxKey) -> Result<Begun<Self::Transaction>, InboxError> {
-        sql::check_key(key)?;
-        let mut attempt = 1;
-        loop {
-            match self.try_begin(key).await {
-                Ok(begun) => return Ok(begun),
-                Err(err) if number(&err) == Some(DEADLOCK) && attempt < BEGIN_ATTEMPTS_MAX => attempt += 1,
-                Err(err) => {
-                    return Err(self.error(&format!("cannot record message `{}`", key.message_id), err));
-                }
-            }
-        }
+        check_key(key)?;
+        let (inbox, key) = (self.clone(), key.clone());
+        sql::to_the_end(async move { inbox.begin_key(&key).await }).await
     }
 
-    async fn commit(&self, key: &InboxKey, mut transaction: Self::Transaction) -> Result<(), InboxError> {
-        let what = || format!("cannot commit the handling of message `{}`", key.message_id);
-        // A deadlock rolls a transaction back; a handler that goes on all the same writes outside of it.
-        let statement = format!("SELECT 1 FROM {} WHERE consumer = ? AND message_id = ?", self.table);
-        let record = sqlx::query(&statement)
-            .bind(key.consumer.as_bytes())
-            .bind(key.message_id.as_bytes())
-            .fetch_optional(&mut *transaction)
-            .await
-            .map_err(|err| self.error(&what(), err))?;
-        if record.is_none() {
-            return Err(sql::lost_record(key));
-        }
-        transaction.commit().await.map_err(|err| self.error(&what(), err))
+    async fn commit(&self, key: &InboxKey, transaction: Self::Transaction) -> Result<(), InboxError> {
+        let (inbox, key) = (self.clone(), key.clone());
+        sql::to_the_end(async move { inbox.commit_key(&key, transaction).await }).await
     }
 
     async fn clean_up(&self, consumer: &str, age: Duration, limit: u32) -> Result<u64, InboxError> {
-        let mut removed = 0;
-        let mut left = limit;
-        while left > 0 {
-            let batch = left.min(BATCH_ROWS_MAX);
-            let count = self
-                .remove_batch(consumer, age, batch)
-                .await
-                .map_err(|err| self.error("cannot remove old records", err))?;
-            removed += count;
-            left -= batch;
-            if count < u64::from(batch) {
-                break;
-            }
-        }
-        Ok(removed)
+        let (inbox, consumer) = (self.clone(), consumer.to_owned());
+        sql::to_the_end(async move { inbox.remove(&consumer, age, limit).await }).await
     }
 }
 

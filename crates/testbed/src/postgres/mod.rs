@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use self::account::Account;
 pub(crate) use self::software::Software;
@@ -209,8 +209,8 @@ impl Postgres {
     /// When the server cannot be reached or refuses a statement.
     pub async fn exec(&self, sql: &str) -> Result<()> {
         let mut conn = self.conn().await?;
-        let done =
-            sqlx::raw_sql(sql).execute(&mut conn).await.with_context(|| format!("the statement was: {sql}"));
+        // Not `raw_sql`, whose future cannot be spawned.
+        let done = conn.execute(sql).await.with_context(|| format!("the statement was: {sql}"));
         conn.close().await?;
         done.map(|_| ())
     }
