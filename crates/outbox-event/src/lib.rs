@@ -3,8 +3,8 @@
 //! A message in the stream is a [CloudEvents 1.0](https://github.com/cloudevents/spec) event in binary content mode:
 //! the attributes stand in NATS headers, the body is the row's payload, byte for byte. This crate names those headers
 //! ([`header`]), encodes what comes from data so that it can neither steer the server nor forge the envelope
-//! ([`header::encode_value`], [`subject::encode_token`]), and reads and writes the place where a row stood in the log
-//! ([`Position`]).
+//! ([`header::encode_value`], [`subject::encode_token`]), spreads keys over partitions ([`partition_of`]), and reads and
+//! writes the place where a row stood in the log ([`Position`]).
 //!
 //! It does no I/O and depends on nothing of the bridge, so that producers, consumers and tools can share it.
 //!
@@ -21,7 +21,9 @@
 //! ```
 
 pub mod header;
+mod partition;
 mod position;
 pub mod subject;
 
+pub use partition::partition_of;
 pub use position::{Position, PositionError, log_file_number};

@@ -134,7 +134,7 @@ pub const KEYS: &[Key] = &[
     key("outbox.table", Text, Required, "The table, `schema.table`; names with special characters in backticks."),
     key("outbox.stream", Text, Required, "The JetStream stream to write to. It belongs to this bridge; several tables may share it."),
     key("outbox.subject", Text, Required,
-        "The subject of each message: literals and `{aggregate_type}`, `{aggregate_id}`, `{type}`, `{partition_key}`, `{id}`, `{schema}`, `{table}`."),
+        "The subject of each message: literals and `{aggregate_type}`, `{aggregate_id}`, `{type}`, `{partition_key}`, `{partition:16}` (the key's partition among so many), `{id}`, `{schema}`, `{table}`."),
     key("outbox.source", Text, Optional, "What stands in `ce-source`; by default `//<server>/<schema>.<table>`."),
     key("outbox.columns.id", Text, Default("id"), "The column with the event id."),
     key("outbox.columns.aggregate_type", Text, Default("aggregate_type"), "The column with the aggregate's type."),

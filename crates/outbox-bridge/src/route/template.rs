@@ -5,7 +5,7 @@
 //! [`outbox_event::subject::encode_token`]. At most one placeholder stands in a token: with two, different pairs of
 //! values could yield the same token.
 
-use std::fmt;
+use std::{fmt, fmt::Write as _, num::NonZeroU16};
 
 /// What a placeholder stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Placeholder {
     EventType,
     /// `{partition_key}`
     PartitionKey,
+    /// `{partition:16}`: the partition of the partition key among so many
+    Partition(NonZeroU16),
     /// `{id}`, the event id
     Id,
     /// `{schema}`
@@ -118,6 +120,12 @@ pub enum TemplateError {
         /// What was written.
         name: String,
     },
+    /// A number of partitions that is none, zero or too large.
+    #[error("the number of partitions at column {column} must be from 1 to {max}", max = NonZeroU16::MAX)]
+    Partitions {
+        /// Where.
+        column: usize,
+    },
     /// A second placeholder in one token.
     #[error(
         "a second placeholder in one token (column {column}) would let different rows have the same subject"
@@ -143,8 +151,10 @@ impl TemplateError {
                 "write placeholders as {type}; a subject cannot hold a brace of its own"
             }
             Self::UnknownPlaceholder { .. } => {
-                "use {aggregate_type}, {aggregate_id}, {type}, {partition_key}, {id}, {schema} or {table}"
+                "use {aggregate_type}, {aggregate_id}, {type}, {partition_key}, {partition:16}, {id}, {schema} or \
+                 {table}"
             }
+            Self::Partitions { .. } => "write how many partitions there are, as in {partition:16}",
             Self::TwoInOneToken { .. } => "put a dot between the two",
             Self::Reserved => "begin with another word",
         }
@@ -170,9 +180,7 @@ impl SubjectTemplate {
             match character {
                 '{' => {
                     let name = placeholder_name(&mut characters).ok_or(TemplateError::Unclosed { column })?;
-                    let Some((_, placeholder)) = NAMES.into_iter().find(|(known, _)| *known == name) else {
-                        return Err(TemplateError::UnknownPlaceholder { column, name });
-                    };
+                    let placeholder = placeholder(&name, column)?;
                     if token_has_placeholder {
                         return Err(TemplateError::TwoInOneToken { column });
                     }
@@ -212,6 +220,11 @@ impl SubjectTemplate {
         for part in &self.parts {
             match part {
                 Part::Literal(text) => out.push_str(text),
+                Part::Placeholder(Placeholder::Partition(count)) => {
+                    let partition = outbox_event::partition_of(values.partition_key, *count);
+                    // Writing to a string does not fail.
+                    let _: fmt::Result = write!(out, "{partition}");
+                }
                 Part::Placeholder(placeholder) => {
                     outbox_event::subject::encode_token(values.get(*placeholder), out);
                 }
@@ -241,6 +254,17 @@ impl SubjectTemplate {
     }
 }
 
+/// The placeholder with this name.
+fn placeholder(name: &str, column: usize) -> Result<Placeholder, TemplateError> {
+    if let Some(count) = name.strip_prefix("partition:") {
+        return count.parse().map(Placeholder::Partition).map_err(|_| TemplateError::Partitions { column });
+    }
+    let known = NAMES.into_iter().find(|(known, _)| *known == name);
+    known
+        .map(|(_, placeholder)| placeholder)
+        .ok_or_else(|| TemplateError::UnknownPlaceholder { column, name: name.to_owned() })
+}
+
 /// Reads up to and over the closing brace.
 fn placeholder_name(characters: &mut impl Iterator<Item = (usize, char)>) -> Option<String> {
     let mut name = String::new();
@@ -266,7 +290,7 @@ impl<'a> SubjectValues<'a> {
             Placeholder::AggregateType => self.aggregate_type,
             Placeholder::AggregateId => self.aggregate_id,
             Placeholder::EventType => self.event_type,
-            Placeholder::PartitionKey => self.partition_key,
+            Placeholder::PartitionKey | Placeholder::Partition(_) => self.partition_key,
             Placeholder::Id => self.id,
             Placeholder::Schema => self.schema,
             Placeholder::Table => self.table,
@@ -306,6 +330,10 @@ mod tests {
             ("a.type}", Unopened { column: 7 }),
             ("a.{}", UnknownPlaceholder { column: 3, name: String::new() }),
             ("a.{kind}", UnknownPlaceholder { column: 3, name: "kind".to_owned() }),
+            ("a.{partition}", UnknownPlaceholder { column: 3, name: "partition".to_owned() }),
+            ("a.{partition:}", Partitions { column: 3 }),
+            ("a.{partition:0}", Partitions { column: 3 }),
+            ("a.{partition:65536}", Partitions { column: 3 }),
             ("a.{type}{id}", TwoInOneToken { column: 9 }),
             ("a.{type}-{id}", TwoInOneToken { column: 10 }),
         ] {
@@ -328,6 +356,8 @@ mod tests {
         assert_eq!(render(&template, &values), "a.b.c.d.e.f.g");
         assert_eq!(render("x.y-{type}z", &values), "x.y-cz");
         assert_eq!(render("plain", &values), "plain");
+        let partition = outbox_event::partition_of("d", NonZeroU16::new(16).expect("not 0"));
+        assert_eq!(render("x.{partition:16}.{type}", &values), format!("x.{partition}.c"));
     }
 
     #[test]
