@@ -11,6 +11,7 @@ use crate::{
     error::{ConsumerError, ConsumerErrorKind},
     handler::router::Routes,
     inbox::Inbox,
+    partition::{Partition, Partitions},
     retry::RetryPolicy,
 };
 
@@ -22,6 +23,21 @@ const ACK_PENDING: usize = 10_000;
 /// How many messages an unordered consumer fetches ahead at least, by default.
 const PREFETCH: usize = 200;
 
+/// What becomes of the later messages of a partition key when one of its messages fails; for ordered consumers.
+///
+/// In both cases they wait while the message waits for its next attempt, and other keys go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FailingKeys {
+    /// They wait until the message is a dead letter; then they are handled, without it.
+    #[default]
+    Wait,
+    /// When the message is a dead letter its key is parked: later messages of the key become dead letters too, without an
+    /// attempt, for as long as an older one of the key is there. So none is ever handled before one that it may build on.
+    /// [`DeadLetters::replay_key`](crate::DeadLetters::replay_key) brings them back in their order; discarding a letter
+    /// passes over it.
+    Park,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) stream: String,
@@ -30,6 +46,8 @@ pub(crate) struct Settings {
     pub(crate) start: StartAt,
     pub(crate) concurrency: usize,
     pub(crate) ordered: bool,
+    pub(crate) partitions: Option<Partitions>,
+    pub(crate) failing_keys: FailingKeys,
     pub(crate) lease: Duration,
     pub(crate) prefetch: Option<usize>,
     pub(crate) max_ack_pending: Option<usize>,
@@ -56,8 +74,16 @@ impl Settings {
         }
     }
 
+    /// The subjects of a partition; all of the stream if there are none.
+    pub(crate) fn subjects_of(&self, partition: Partition) -> Vec<String> {
+        match (&self.partitions, partition) {
+            (Some(partitions), Partition::Number(number)) => partitions.subjects_of(number),
+            _ => self.filter_subjects.clone(),
+        }
+    }
+
     fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
+        let mut problems = self.partitions.as_ref().map(Partitions::problems).unwrap_or_default();
         let mut check = |holds: bool, problem: &str| {
             if !holds {
                 problems.push(problem.to_owned());
@@ -85,6 +111,18 @@ impl Settings {
         check(self.retry.deliveries_max > 0, "retry.deliveries_max must be at least 1");
         check(self.retry.factor.is_finite() && self.retry.factor >= 1.0, "retry.factor must be at least 1");
         check((0.0..=1.0).contains(&self.retry.jitter), "retry.jitter must be from 0 to 1");
+        check(
+            self.ordered || self.partitions.is_none(),
+            "partitions are for ordered consumers: call ordered",
+        );
+        check(
+            self.ordered || self.failing_keys == FailingKeys::Wait,
+            "only an ordered consumer can park keys: call ordered",
+        );
+        check(
+            self.partitions.is_none() || self.filter_subjects.is_empty(),
+            "with partitions, their subjects say what is consumed: leave out filter_subjects",
+        );
         check(self.dead_letters.name != self.stream, "the dead letters need a stream of their own");
         problems
     }
@@ -140,6 +178,8 @@ impl<I: Inbox> Consumer<I> {
             start: StartAt::default(),
             concurrency: 16,
             ordered: false,
+            partitions: None,
+            failing_keys: FailingKeys::default(),
             lease: Duration::from_secs(10),
             prefetch: None,
             max_ack_pending: None,
@@ -181,16 +221,50 @@ impl<I: Inbox> ConsumerBuilder<I> {
     /// Waiting messages stay in this instance's memory, at most [`max_ack_pending`](Self::max_ack_pending) in all;
     /// then a key that keeps failing holds up the others, until it succeeds or becomes a dead letter.
     ///
-    /// Of several instances one works at a time, by a [lease](Self::lease); another takes over when it stops or dies, and
-    /// begins only when all that was delivered before is in its hands.
+    /// Of several instances one works at a time, or each on its [partitions](Self::partitions). When one stops or dies the
+    /// others take over, each beginning only when all that was delivered before is in its hands. What a dead instance had
+    /// in hand comes again after the [ack wait](Self::ack_wait).
     pub fn ordered(mut self) -> Self {
         self.settings.ordered = true;
         self
     }
 
-    /// For ordered consumers: how long after its last sign of life another instance takes over; 10 s by default. An
-    /// instance that cannot renew its lease stops its handlers before that time, by its own clock. In a cluster of NATS
-    /// servers a renewal can take some seconds while a leader is elected.
+    /// For ordered consumers: divides the work among the instances, by partitions that the subjects name. `subjects` hold
+    /// the token `{partition}` where the number stands, from 0 to `count` − 1; the bridge writes it if the outbox's
+    /// subject has `{partition:16}`, and nats-server if a subject transform has `{{partition(16,…)}}`.
+    ///
+    /// ```no_run
+    /// # use outbox_consumer::{Consumer, inbox::MemoryInbox};
+    /// # fn example(client: async_nats::Client) {
+    /// // In the bridge's configuration: subject = "orders.{partition:16}.{type}"
+    /// let builder = Consumer::<MemoryInbox>::builder(client, "ORDERS", "stock")
+    ///     .ordered()
+    ///     .partitions(16, ["orders.{partition}.>"]);
+    /// # }
+    /// ```
+    ///
+    /// Every partition has a durable consumer `<durable>-p<number>`. The instances divide them evenly among themselves,
+    /// and move them when an instance comes, stops or dies. [`concurrency`](Self::concurrency) counts over all partitions
+    /// of an instance, [`max_ack_pending`](Self::max_ack_pending) for each.
+    ///
+    /// To change the number: stop the service when everything is handled and no dead letters are left, change the subject
+    /// in the bridge, delete the durable consumers, and start at what is new. A key's order across the change is not kept
+    /// otherwise.
+    pub fn partitions<T: Into<String>>(mut self, count: u16, subjects: impl IntoIterator<Item = T>) -> Self {
+        let subjects = subjects.into_iter().map(Into::into).collect();
+        self.settings.partitions = Some(Partitions { count, subjects });
+        self
+    }
+
+    /// For ordered consumers: what becomes of a key's later messages when one fails; they wait by default.
+    pub fn failing_keys(mut self, failing_keys: FailingKeys) -> Self {
+        self.settings.failing_keys = failing_keys;
+        self
+    }
+
+    /// For ordered consumers: how long after its last sign of life an instance's partitions go to others; 10 s by
+    /// default. An instance that cannot give a sign of life stops its handlers before that time, by its own clock. In a
+    /// cluster of NATS servers one can take some seconds while a leader is elected.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self
@@ -229,8 +303,9 @@ impl<I: Inbox> ConsumerBuilder<I> {
         self
     }
 
-    /// How long the inbox remembers a handled message; 30 days by default. It must be longer than a message may stay in
-    /// the stream unacknowledged, or among the dead letters.
+    /// How long the inbox remembers a handled message at least; 30 days by default. A record stays longer if an older
+    /// message of the stream still waits to be acknowledged, so what can be delivered again is always remembered. It should
+    /// be longer than a letter may lie among the dead letters.
     pub fn inbox_retention(mut self, retention: Duration) -> Self {
         self.settings.inbox_retention = retention;
         self

@@ -84,9 +84,13 @@
 //!
 //! By default messages are handled in any order, by as many instances as there are. With
 //! [`ordered`](ConsumerBuilder::ordered), messages of one partition key are handled one after another in the order of the
-//! stream, across retries, restarts and crashes: a key waits while one of its messages waits for another attempt, and goes
-//! on when that one is a dead letter. One instance works at a time; another takes over when it stops or dies. A replayed
-//! message comes after those of its key that are in hand: its place in the order is lost.
+//! stream, across retries, restarts and crashes: a key waits while one of its messages waits for another attempt, and other
+//! keys go on. When that message becomes a dead letter its key goes on without it, or is parked behind it until it is
+//! replayed or discarded ([`FailingKeys`]).
+//!
+//! Of several instances of an ordered consumer one works at a time and another takes over when it stops or dies; or they
+//! share the work by [`partitions`](ConsumerBuilder::partitions), which the subjects have to name. Their record is in the
+//! bucket `outbox-consumers`, readable by `nats kv get outbox-consumers group.<stream>.<durable>`.
 //!
 //! # What it needs on the server
 //!
@@ -119,18 +123,20 @@ mod engine;
 mod envelope;
 mod error;
 mod fetch;
+mod group;
 mod handler;
 mod history;
 pub mod inbox;
-mod lease;
 pub mod metrics;
+mod ordered;
+mod partition;
 mod retry;
 mod shared_state;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 mod trace;
 
-pub use builder::ConsumerBuilder;
+pub use builder::{ConsumerBuilder, FailingKeys};
 pub use consumer::Consumer;
 pub use dead_letter::{DeadLetter, DeadLetterStream, DeadLetters};
 pub use delivery::Delivery;

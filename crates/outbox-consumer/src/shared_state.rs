@@ -1,7 +1,7 @@
 //! What the instances of a service share beside the durable consumer: a key-value bucket in JetStream.
 //!
-//! It holds the histories of failed attempts, and the lease of an ordered consumer ([`lease`](crate::lease)). A message's next delivery may go to another instance of the service, and the number of its deliveries says little:
-//! a shutdown, a crash and an outage of the database deliver it again, too. So each failed attempt is written down here
+//! It holds the histories of failed attempts, and the instances of an ordered consumer ([`group`](crate::group)). A message's next
+//! delivery may go to another instance of the service, and the number of its deliveries says little: a shutdown, a crash and an outage of the database deliver it again, too. So each failed attempt is written down here
 //! before the message is given back. A delivery without a record was no attempt.
 
 use std::time::Duration;
@@ -40,7 +40,7 @@ impl SharedState {
             Err(error) if error.kind() == KeyValueErrorKind::GetBucket => {
                 let config = Config {
                     bucket: BUCKET.to_owned(),
-                    description: "Failed attempts and leases of the consumers of Outbox Bridge".to_owned(),
+                    description: "Failed attempts and instances of the consumers of Outbox Bridge".to_owned(),
                     history: 1,
                     max_age: AGE_MAX,
                     num_replicas: replicas,
@@ -65,9 +65,9 @@ impl SharedState {
         &self.store
     }
 
-    /// The key of the lease for messages of `stream`.
-    pub(crate) fn lease_key(&self, stream: &str) -> String {
-        format!("lease.{}.{}", token(stream), self.durable)
+    /// The key of the record of the instances that consume `stream` together.
+    pub(crate) fn group_key(&self, stream: &str) -> String {
+        format!("group.{}.{}", token(stream), self.durable)
     }
 
     /// The history of a message; empty if nothing is recorded.
@@ -95,7 +95,7 @@ impl SharedState {
 }
 
 /// A name as one token of a key: what keys cannot hold becomes `=XX`.
-fn token(name: &str) -> String {
+pub(crate) fn token(name: &str) -> String {
     let mut token = String::with_capacity(name.len());
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {

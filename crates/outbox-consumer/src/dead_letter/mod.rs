@@ -13,14 +13,15 @@ use async_nats::{
     Client, HeaderMap,
     jetstream::{
         self,
-        context::PublishErrorKind,
+        context::{ConsumerInfoErrorKind, PublishErrorKind},
         message::PublishMessage,
         stream::{DeleteMessageErrorKind, RawMessageErrorKind, Stream},
     },
 };
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 
-pub(crate) use self::place::Place;
+pub(crate) use self::place::{Address, Kind, Place, key_token};
 pub use self::{place::DeadLetterStream, record::DeadLetter};
 use crate::{
     error::{ConsumerError, ConsumerErrorKind},
@@ -103,17 +104,20 @@ impl DeadLetters {
     ///
     /// If NATS cannot be reached.
     pub async fn list(&self, after: u64, limit: usize) -> Result<Vec<DeadLetter>, ConsumerError> {
+        self.list_at(&self.place.letters(), after, limit).await
+    }
+
+    async fn list_at(
+        &self,
+        subjects: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, ConsumerError> {
         let mut letters = Vec::new();
         let mut next = after.saturating_add(1);
         while letters.len() < limit {
-            let found = match self
-                .stream
-                .raw_message_builder()
-                .sequence(next)
-                .next_by_subject(self.place.letters())
-                .send()
-                .await
-            {
+            let request = self.stream.raw_message_builder().sequence(next).next_by_subject(subjects);
+            let found = match request.send().await {
                 Ok(found) => found,
                 Err(error) if is_missing(error.kind()) => break,
                 Err(error) => return Err(failed("the dead letters cannot be listed", error)),
@@ -130,6 +134,11 @@ impl DeadLetters {
     ///
     /// [`ConsumerErrorKind::NoSuchLetter`] if this consumer has none at that position.
     pub async fn get(&self, position: u64) -> Result<DeadLetter, ConsumerError> {
+        Ok(self.get_with_replay(position).await?.0)
+    }
+
+    /// A letter, and the subject on which it goes back.
+    async fn get_with_replay(&self, position: u64) -> Result<(DeadLetter, String), ConsumerError> {
         let missing = || {
             let message = format!("there is no dead letter of {} at {position}", self.place.durable);
             ConsumerError::new(ConsumerErrorKind::NoSuchLetter, message)
@@ -139,11 +148,9 @@ impl DeadLetters {
             Err(error) if is_missing(error.kind()) => return Err(missing()),
             Err(error) => return Err(failed("the dead letter cannot be read", error)),
         };
+        let replay = self.place.replay_of(&found.subject).ok_or_else(missing)?;
         let letter = record::read(position, &found.headers, found.payload).ok_or_else(missing)?;
-        if found.subject.as_str() != self.place.letter(letter.sequence) {
-            return Err(missing());
-        }
-        Ok(letter)
+        Ok((letter, replay))
     }
 
     /// Sends a letter back to its consumer, and to no other, under its original id; its attempts count anew.
@@ -153,9 +160,11 @@ impl DeadLetters {
     ///
     /// # Errors
     ///
-    /// [`ConsumerErrorKind::NoSuchLetter`] if this consumer has none at that position.
+    /// [`ConsumerErrorKind::NoSuchLetter`] if this consumer has none at that position, [`ConsumerErrorKind::Durable`] if
+    /// nothing would get the message, since the consumer never ran or has other partitions now.
     pub async fn replay(&self, position: u64) -> Result<(), ConsumerError> {
-        let letter = self.get(position).await?;
+        let (letter, subject) = self.get_with_replay(position).await?;
+        self.check_receiver(&subject).await?;
         let origin = record::Origin {
             subject: &letter.subject,
             stream: &letter.stream,
@@ -166,10 +175,42 @@ impl DeadLetters {
         let mut headers = record::headers(&letter.headers, origin, &letter.reason, &History::default(), now);
         headers.insert(record::REPLAY_OF, position.to_string().as_str());
         let message = PublishMessage::build().payload(letter.body).headers(headers);
-        let subject = self.place.replay(letter.sequence);
         let stored = async { self.context.send_publish(subject, message).await?.await };
         stored.await.map_err(|error| failed("the dead letter cannot be replayed", error))?;
         self.remove(position).await
+    }
+
+    /// Sends all letters of a partition key back, in the order in which their messages stood in the stream; gives how
+    /// many. With [`FailingKeys::Park`](crate::FailingKeys::Park) this is how a parked key goes on: if the first of them
+    /// fails again, those behind it become letters again.
+    ///
+    /// # Errors
+    ///
+    /// If NATS cannot be reached, or as [`replay`](Self::replay).
+    pub async fn replay_key(&self, key: &str) -> Result<usize, ConsumerError> {
+        let mut letters = self.list_at(&self.place.letters_of_key(key), 0, usize::MAX).await?;
+        letters.retain(|letter| letter.partition_key.as_deref() == Some(key));
+        letters.sort_by_key(|letter| letter.sequence);
+        for letter in &letters {
+            self.replay(letter.position).await?;
+        }
+        Ok(letters.len())
+    }
+
+    /// A replayed message that nothing gets would be lost from sight.
+    async fn check_receiver(&self, subject: &str) -> Result<(), ConsumerError> {
+        let name = self.place.durable_of_replay(subject).unwrap_or_default();
+        match self.stream.consumer_info(&name).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => {
+                let message = format!(
+                    "no consumer would get the replayed message: there is no durable consumer {name}. Start the \
+                     service, or, if its number of partitions changed, run it once with the old number"
+                );
+                Err(ConsumerError::new(ConsumerErrorKind::Durable, message))
+            }
+            Err(error) => Err(failed("the consumer of replayed messages cannot be looked up", error)),
+        }
     }
 
     /// Removes a letter for good; the message will not be handled.
@@ -196,10 +237,10 @@ impl DeadLetters {
         }
     }
 
-    /// The position of the dead letter of the message with this sequence of the consumed stream, if it is one.
-    pub(crate) async fn position_of(&self, sequence: u64) -> Result<Option<u64>, ConsumerError> {
+    /// The position of the dead letter of a message, if it is one.
+    pub(crate) async fn position_of(&self, at: Address<'_>) -> Result<Option<u64>, ConsumerError> {
         // The leader answers this, not a follower that lags behind.
-        match self.stream.get_last_raw_message_by_subject(&self.place.letter(sequence)).await {
+        match self.stream.get_last_raw_message_by_subject(&self.place.letter(at)).await {
             Ok(found) => Ok(Some(found.sequence)),
             Err(error) if is_missing(error.kind()) => Ok(None),
             Err(error) => Err(failed("the dead letters cannot be read", error)),
@@ -210,7 +251,7 @@ impl DeadLetters {
     /// removal may still be on its way, or have been lost in a crash, so it does not count as stored.
     pub(crate) async fn store(
         &self,
-        sequence: u64,
+        at: Address<'_>,
         replay_of: Option<u64>,
         mut headers: HeaderMap,
         body: Bytes,
@@ -221,11 +262,11 @@ impl DeadLetters {
         }
         // Twice at most something is in the way: the letter that it was replayed from, and then that letter's removal.
         for _ in 0..3 {
-            let last = self.position_of(sequence).await.map_err(|error| StoreError::Again(report(&error)))?;
+            let last = self.position_of(at).await.map_err(|error| StoreError::Again(report(&error)))?;
             if last.is_some() && last != replay_of {
                 return Ok(());
             }
-            if self.store_after(last.unwrap_or(0), sequence, &headers, &body).await? {
+            if self.store_after(last.unwrap_or(0), at, &headers, &body).await? {
                 if let Some(replaced) = last
                     && let Err(error) = self.remove(replaced).await
                 {
@@ -241,7 +282,7 @@ impl DeadLetters {
     async fn store_after(
         &self,
         last: u64,
-        sequence: u64,
+        at: Address<'_>,
         headers: &HeaderMap,
         body: &Bytes,
     ) -> Result<bool, StoreError> {
@@ -249,7 +290,7 @@ impl DeadLetters {
             .payload(body.clone())
             .headers(headers.clone())
             .expected_last_subject_sequence(last);
-        let stored = async { self.context.send_publish(self.place.letter(sequence), message).await?.await };
+        let stored = async { self.context.send_publish(self.place.letter(at), message).await?.await };
         match stored.await {
             Ok(_) => Ok(true),
             Err(error) => match error.kind() {
@@ -258,6 +299,28 @@ impl DeadLetters {
                 _ => Err(StoreError::Again(report(&error))),
             },
         }
+    }
+
+    /// The first message on `subjects`, as its subject names it.
+    pub(crate) async fn first_at(&self, subjects: &str) -> Result<Option<(Kind, u64)>, ConsumerError> {
+        match self.stream.raw_message_builder().sequence(1).next_by_subject(subjects).send().await {
+            Ok(found) => Ok(self.place.parse(&found.subject).map(|(kind, _, sequence)| (kind, sequence))),
+            Err(error) if is_missing(error.kind()) => Ok(None),
+            Err(error) => Err(failed("the dead letters cannot be read", error)),
+        }
+    }
+
+    /// What lies on `subjects`: kind, token of the key, sequence.
+    pub(crate) async fn all_at(&self, subjects: &str) -> Result<Vec<(Kind, String, u64)>, ConsumerError> {
+        let failed = |error| failed("the dead letters cannot be listed", error);
+        let mut info = self.stream.info_with_subjects(subjects).await.map_err(failed)?;
+        let mut found = Vec::new();
+        while let Some((subject, _)) = info.try_next().await.map_err(failed)? {
+            found.extend(
+                self.place.parse(&subject).map(|(kind, key, sequence)| (kind, key.to_owned(), sequence)),
+            );
+        }
+        Ok(found)
     }
 
     pub(crate) fn stream(&self) -> &Stream {

@@ -113,6 +113,8 @@ pub struct DeadLetter {
     pub message_id: Option<String>,
     /// The event type, `ce-type`, if it had one.
     pub event_type: Option<String>,
+    /// The partition key, `ce-partitionkey`, if it had one.
+    pub partition_key: Option<String>,
     /// The subject that it was published to.
     pub subject: String,
     /// The stream that it stood in.
@@ -145,6 +147,7 @@ pub(crate) fn read(position: u64, headers: &HeaderMap, body: Bytes) -> Option<De
         position,
         message_id: decoded("ce-id").or_else(|| text(&original, "Nats-Msg-Id").map(str::to_owned)),
         event_type: decoded("ce-type"),
+        partition_key: decoded("ce-partitionkey"),
         subject: owned(SUBJECT)?,
         stream: owned(STREAM)?,
         sequence: text(headers, SEQUENCE)?.parse().ok()?,

@@ -8,6 +8,7 @@ use std::{
 use async_nats::{HeaderMap, Message, Subject, jetstream};
 use bytes::Bytes;
 
+use super::lanes::Place;
 use crate::{
     dead_letter::record,
     envelope::{Envelope, NotAnEvent, text},
@@ -90,11 +91,12 @@ impl InHand {
         self.envelope.as_ref().ok()?.partition_key.as_deref()
     }
 
-    /// Its place among the messages of its key: replayed messages come last.
-    pub(crate) fn place(&self) -> u64 {
+    /// Its place among the messages of its key: first those that are replayed, since each of them is older than those
+    /// that wait behind it.
+    pub(crate) fn place(&self) -> Place {
         match self.source {
-            Source::Stream => self.sequence,
-            Source::Replay => u64::MAX,
+            Source::Replay => (0, self.origin.sequence),
+            Source::Stream => (1, self.sequence),
         }
     }
 

@@ -9,11 +9,14 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 /// A message, by the dispatcher's own number for it.
 pub(crate) type Ticket = u64;
 
+/// A place in the order of a key.
+pub(crate) type Place = (u8, u64);
+
 /// The messages of one key.
 #[derive(Debug, Default)]
 struct Lane {
-    /// The ones that wait, by their place in the stream.
-    waiting: BTreeSet<(u64, Ticket)>,
+    /// The ones that wait, by their place.
+    waiting: BTreeSet<(Place, Ticket)>,
     /// Whether one of them runs, or waits for its next attempt.
     busy: bool,
 }
@@ -28,8 +31,8 @@ pub(crate) struct Lanes {
 }
 
 impl Lanes {
-    /// A message arrived, or is to begin again. `place` is its place in the stream.
-    pub(crate) fn push(&mut self, key: Option<&str>, place: u64, ticket: Ticket) {
+    /// A message arrived, or is to begin again. `place` is its place among those of its key.
+    pub(crate) fn push(&mut self, key: Option<&str>, place: Place, ticket: Ticket) {
         let Some(key) = key else {
             self.keyless.push_back(ticket);
             return;
@@ -75,13 +78,13 @@ mod tests {
     #[test]
     fn one_of_a_key_at_a_time_in_the_order_of_the_stream() {
         let mut lanes = Lanes::default();
-        lanes.push(Some("a"), 5, 50);
-        lanes.push(Some("a"), 3, 30);
-        lanes.push(Some("b"), 4, 40);
+        lanes.push(Some("a"), (1, 5), 50);
+        lanes.push(Some("a"), (1, 3), 30);
+        lanes.push(Some("b"), (1, 4), 40);
         assert_eq!(lanes.begin(), Some(30), "the older one, though it came later");
         assert_eq!(lanes.begin(), Some(40));
         assert_eq!(lanes.begin(), None, "both keys are busy");
-        lanes.push(Some("a"), 2, 20);
+        lanes.push(Some("a"), (1, 2), 20);
         lanes.end(Some("a"));
         assert_eq!(lanes.begin(), Some(20));
         lanes.end(Some("a"));
@@ -94,10 +97,10 @@ mod tests {
     #[test]
     fn one_that_goes_back_is_the_first_of_its_key() {
         let mut lanes = Lanes::default();
-        lanes.push(Some("a"), 1, 10);
-        lanes.push(Some("a"), 2, 20);
+        lanes.push(Some("a"), (1, 1), 10);
+        lanes.push(Some("a"), (1, 2), 20);
         assert_eq!(lanes.begin(), Some(10));
-        lanes.push(Some("a"), 1, 10);
+        lanes.push(Some("a"), (1, 1), 10);
         lanes.end(Some("a"));
         assert_eq!(lanes.begin(), Some(10));
         assert_eq!(lanes.begin(), None);
@@ -106,8 +109,8 @@ mod tests {
     #[test]
     fn messages_without_a_key_do_not_wait() {
         let mut lanes = Lanes::default();
-        lanes.push(None, 1, 1);
-        lanes.push(None, 2, 2);
+        lanes.push(None, (1, 1), 1);
+        lanes.push(None, (1, 2), 2);
         assert_eq!((lanes.begin(), lanes.begin(), lanes.begin()), (Some(1), Some(2), None));
     }
 
@@ -124,7 +127,7 @@ mod tests {
                     0 => {
                         place += 1;
                         keys.insert(place, key.to_string());
-                        lanes.push(Some(&key.to_string()), place, place);
+                        lanes.push(Some(&key.to_string()), (1, place), place);
                     }
                     1 => if let Some(ticket) = lanes.begin() {
                         let key = keys[&ticket].clone();

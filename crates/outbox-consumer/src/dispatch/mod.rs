@@ -6,6 +6,7 @@
 
 pub(crate) mod in_hand;
 mod lanes;
+pub(crate) mod parked;
 pub(crate) mod task;
 
 use std::{
@@ -18,6 +19,7 @@ use std::{
 use async_nats::Message;
 use futures_util::FutureExt;
 use tokio::{
+    sync::watch,
     task::{JoinHandle, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
@@ -93,6 +95,8 @@ pub(crate) struct Dispatcher<I: Inbox> {
     delayed: BTreeSet<(Instant, Ticket)>,
     pause: Option<Pause>,
     gather: Option<Gather>,
+    /// Until when handlers may begin, for ordered consumers: then another instance may have the partition.
+    valid_until: Option<watch::Receiver<Instant>>,
     /// The consumer sequence that the next delivery has, if none was lost; for ordered consumers.
     expected: Option<u64>,
 }
@@ -112,7 +116,13 @@ impl Gather {
 }
 
 impl<I: Inbox> Dispatcher<I> {
-    pub(crate) fn new(shared: Arc<Shared<I>>, limits: Limits, stream: Fetcher, replay: Fetcher) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared<I>>,
+        limits: Limits,
+        stream: Fetcher,
+        replay: Fetcher,
+        valid_until: Option<watch::Receiver<Instant>>,
+    ) -> Self {
         let ordered = shared.ordered;
         let known = stream.consumer().cached_info();
         let expected = ordered.then_some(known.delivered.consumer_sequence + 1);
@@ -132,8 +142,14 @@ impl<I: Inbox> Dispatcher<I> {
             delayed: BTreeSet::new(),
             pause: None,
             gather,
+            valid_until,
             expected,
         }
+    }
+
+    /// Whether this instance is surely the one that is to handle these messages.
+    fn is_valid(&self) -> bool {
+        self.valid_until.as_ref().is_none_or(|until| Instant::now() < *until.borrow())
     }
 
     /// Runs until the shutdown or a failure, then drains.
@@ -168,7 +184,10 @@ impl<I: Inbox> Dispatcher<I> {
 
     /// Begins what may begin.
     fn begin_waiting(&mut self) {
-        while self.running.len() < self.limits.concurrency && self.pause.is_none() && self.gather.is_none() {
+        if self.pause.is_some() || self.gather.is_some() || !self.is_valid() {
+            return;
+        }
+        while self.running.len() < self.limits.concurrency {
             let Some(ticket) = self.lanes.begin() else { break };
             let Some(held) = self.held.get_mut(&ticket) else { continue };
             held.state = State::Running;

@@ -1,22 +1,32 @@
 //! One message, from its beginning to its acknowledgement. Runs as a task of its own.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use ::metrics::Gauge;
 use async_nats::{Client, jetstream};
 use bytes::Bytes;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, sleep, timeout},
+};
 use tracing::Instrument;
 
-use super::in_hand::{InHand, Source, ack};
+use super::{
+    in_hand::{InHand, Source, ack},
+    parked::{Before, Parked},
+};
 use crate::{
-    dead_letter::{DeadLetters, StoreError, record},
+    dead_letter::{Address, DeadLetters, StoreError, record},
     engine::{Attempted, Engine, Work},
     error::{ConsumerError, ConsumerErrorKind},
     handler::{error::HandlerError, router::Unhandled},
     history::History,
     inbox::Inbox,
     metrics::Metrics,
+    partition::Partition,
     retry::{Backoff, RetryPolicy},
     shared_state::SharedState,
     trace,
@@ -38,6 +48,11 @@ pub(crate) struct Shared<I: Inbox> {
     pub(crate) policy: RetryPolicy,
     pub(crate) metrics: Metrics,
     pub(crate) ordered: bool,
+    pub(crate) partition: Partition,
+    /// Parked keys, if failing keys are to be parked.
+    pub(crate) parked: Option<Parked>,
+    /// What the partitions of an instance share, so that not each handles as many as all may.
+    pub(crate) permits: Option<Arc<Semaphore>>,
 }
 
 /// How a task ended.
@@ -72,6 +87,7 @@ impl Drop for InProgress<'_> {
 impl<I: Inbox> Shared<I> {
     /// Handles one message.
     pub(crate) async fn handle(&self, message: &InHand) -> Done {
+        let Some(_permit) = self.permit().await else { return Done::Again(Duration::ZERO) };
         let span = trace::span(message, &self.engine.consumer);
         let begun = Instant::now();
         let in_progress = InProgress::of(&self.metrics.in_progress);
@@ -79,6 +95,18 @@ impl<I: Inbox> Shared<I> {
         drop(in_progress);
         self.metrics.handling.record(begun.elapsed());
         done
+    }
+
+    /// Waits until it may begin; `None` if the shutdown comes first.
+    async fn permit(&self) -> Option<Option<SemaphorePermit<'_>>> {
+        let Some(permits) = &self.permits else { return Some(None) };
+        // The semaphore is never closed.
+        let permit = self.engine.shutdown.run_until_cancelled(permits.acquire()).await?;
+        Some(permit.ok())
+    }
+
+    fn address<'a>(&self, message: &'a InHand) -> Address<'a> {
+        Address { partition: self.partition, key: message.partition_key(), sequence: message.origin.sequence }
     }
 
     async fn work(&self, message: &InHand) -> Done {
@@ -96,6 +124,25 @@ impl<I: Inbox> Shared<I> {
                 }
             },
         };
+        if let Some(parked) = &self.parked {
+            match parked.before(message).await {
+                Ok(Before::Nothing) => {}
+                Ok(Before::Letter(sequence)) => {
+                    let reason = format!("its key is parked: message {sequence} is a dead letter");
+                    if let Err(later) = self.store_letter(message, &history, &reason).await {
+                        return later;
+                    }
+                    tracing::warn!(reason, "a dead letter without an attempt");
+                    self.metrics.parked.increment(1);
+                    return self.terminate(message, &reason).await;
+                }
+                Ok(Before::Replay) => return self.later(message, SOON).await,
+                Err(error) => {
+                    tracing::warn!(%error, "whether the key is parked cannot be looked up: later");
+                    return self.later(message, SOON).await;
+                }
+            }
+        }
         let futile = message.delivered.saturating_sub(1).saturating_sub(history.count().into());
         if futile >= self.policy.deliveries_max.into() {
             let reason = format!("delivered {} times without coming to an end", message.delivered);
@@ -113,7 +160,7 @@ impl<I: Inbox> Shared<I> {
 
     /// What an earlier delivery left: failed attempts, or, as `None`, a dead letter.
     async fn look_up(&self, message: &InHand) -> Result<Option<History>, async_nats::Error> {
-        let letter = self.letters.position_of(message.origin.sequence).await?;
+        let letter = self.letters.position_of(self.address(message)).await?;
         if letter.is_some() && letter != message.replay_of {
             return Ok(None);
         }
@@ -189,18 +236,33 @@ impl<I: Inbox> Shared<I> {
 
     /// Stores the dead letter, and only then terminates the message.
     async fn bury(&self, message: &InHand, history: History, reason: &str) -> Done {
+        if let Err(later) = self.store_letter(message, &history, reason).await {
+            return later;
+        }
+        tracing::error!(reason, attempts = history.count(), "given up: it is a dead letter now");
+        self.terminate(message, reason).await
+    }
+
+    /// Stores the dead letter; what to do with the message if that cannot be.
+    async fn store_letter(&self, message: &InHand, history: &History, reason: &str) -> Result<(), Done> {
         let origin = record::Origin {
             subject: &message.origin.subject,
             stream: &message.origin.stream,
             sequence: message.origin.sequence,
             consumer: &self.letters.place().durable,
         };
-        let headers = record::headers(&message.headers, origin, reason, &history, SystemTime::now());
+        let headers = record::headers(&message.headers, origin, reason, history, SystemTime::now());
         let mut backoff = Backoff::default();
         loop {
             let stored = self
                 .letters
-                .store(origin.sequence, message.replay_of, headers.clone(), message.payload.clone(), &history)
+                .store(
+                    self.address(message),
+                    message.replay_of,
+                    headers.clone(),
+                    message.payload.clone(),
+                    history,
+                )
                 .await;
             match stored {
                 Ok(()) => break,
@@ -210,16 +272,18 @@ impl<I: Inbox> Shared<I> {
                 }
                 Err(StoreError::TooLarge) => {
                     tracing::error!(reason, "too large for a dead letter: raise max_payload of the server");
-                    return self.later(message, self.policy.max).await;
+                    return Err(self.later(message, self.policy.max).await);
                 }
             }
         }
-        tracing::error!(reason, attempts = history.count(), "given up: it is a dead letter now");
+        if let (Some(parked), Some(key)) = (&self.parked, message.partition_key()) {
+            parked.park(key);
+        }
         self.metrics.dead_lettered.increment(1);
         if history.count() > 0 {
             self.state.forget(&message.stream, message.sequence).await;
         }
-        self.terminate(message, reason).await
+        Ok(())
     }
 
     async fn acknowledge(&self, message: &InHand, history: &History) -> Done {

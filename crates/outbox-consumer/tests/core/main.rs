@@ -8,4 +8,6 @@ mod letters;
 mod lifecycle;
 mod order;
 mod outages;
+mod parking;
+mod partitions;
 mod support;

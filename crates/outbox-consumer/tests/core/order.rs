@@ -1,7 +1,7 @@
 //! Ordered consumers: one message of a key at a time, in the order of the stream, whatever fails.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -14,22 +14,49 @@ use crate::support::{PATIENCE, TestInbox, World};
 
 /// The keys that are being handled, to see that none is handled twice at a time.
 #[derive(Clone, Default)]
-struct Busy(Arc<Mutex<HashMap<String, u32>>>);
+pub(crate) struct Busy(Arc<Mutex<Keys>>);
 
-async fn append(
+#[derive(Default)]
+struct Keys {
+    busy: BTreeSet<String>,
+    /// Found in a handler, whose panic would only be a failed attempt.
+    twice: Option<String>,
+}
+
+/// Ends also when its handler is cut off.
+struct BusyWith(Busy, String);
+
+impl Busy {
+    fn with(&self, key: &str) -> BusyWith {
+        let mut keys = self.0.lock().unwrap();
+        if !keys.busy.insert(key.to_owned()) {
+            keys.twice = Some(key.to_owned());
+        }
+        drop(keys);
+        BusyWith(self.clone(), key.to_owned())
+    }
+
+    pub(crate) fn assert_one_at_a_time(&self) {
+        let keys = self.0.lock().unwrap();
+        assert_eq!(keys.twice, None, "two messages of a key at a time");
+    }
+}
+
+impl Drop for BusyWith {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap().busy.remove(&self.1);
+    }
+}
+
+pub(crate) async fn append(
     State(busy): State<Busy>,
     mut tx: Tx<TestInbox>,
     context: Context,
 ) -> Result<(), HandlerError> {
     let key = context.partition_key().unwrap_or_default().to_owned();
-    {
-        let mut busy = busy.0.lock().unwrap();
-        let count = busy.entry(key.clone()).or_default();
-        *count += 1;
-        assert_eq!(*count, 1, "two messages of {key} at a time");
-    }
+    let busy = busy.with(&key);
     tokio::time::sleep(Duration::from_millis(2)).await;
-    *busy.0.lock().unwrap().get_mut(&key).unwrap() -= 1;
+    drop(busy);
     // Every third message fails at first, so that retries stand between the others.
     if context.sequence().is_multiple_of(3) && context.attempt() == 1 {
         return Err(HandlerError::transient("at first"));
@@ -38,7 +65,7 @@ async fn append(
     Ok(())
 }
 
-fn assert_order_of_keys(effects: &[String]) {
+pub(crate) fn assert_order_of_keys(effects: &[String]) {
     let mut last = HashMap::new();
     for effect in effects {
         let (key, sequence) = effect.split_once(':').unwrap();
@@ -58,10 +85,12 @@ async fn publish_many(world: &World, count: usize) -> Result<()> {
 async fn keys_keep_their_order_across_retries() -> Result<()> {
     let world = World::new().await?;
     publish_many(&world, 120).await?;
-    let router = Router::new().on("placed", append).with_state(Busy::default());
+    let busy = Busy::default();
+    let router = Router::new().on("placed", append).with_state(busy.clone());
     let running = world.start(world.builder().ordered().concurrency(8), router).await?;
     let effects = world.until_effects(120).await?;
     assert_order_of_keys(&effects);
+    busy.assert_one_at_a_time();
     assert_eq!(effects.len(), 120);
     world.until_settled().await?;
     running.stop().await
@@ -104,10 +133,12 @@ async fn what_a_crash_left_comes_before_what_is_new() -> Result<()> {
     running.crash().await;
     publish_many_more(&world).await?;
 
-    let router = Router::new().on("placed", append).with_state(Busy::default());
+    let busy = Busy::default();
+    let router = Router::new().on("placed", append).with_state(busy.clone());
     let running = world.start(world.builder().ordered().concurrency(8), router).await?;
     let effects = world.until_effects(60).await?;
     assert_order_of_keys(&effects);
+    busy.assert_one_at_a_time();
     running.stop().await
 }
 
@@ -122,7 +153,8 @@ async fn publish_many_more(world: &World) -> Result<()> {
 async fn order_holds_while_nats_is_restarted() -> Result<()> {
     let mut world = World::new().await?;
     publish_many(&world, 400).await?;
-    let router = Router::new().on("placed", append).with_state(Busy::default());
+    let busy = Busy::default();
+    let router = Router::new().on("placed", append).with_state(busy.clone());
     let running = world.start(world.builder().ordered().concurrency(4), router).await?;
     for count in [60, 140] {
         world.until_effects(count).await?;
@@ -131,6 +163,7 @@ async fn order_holds_while_nats_is_restarted() -> Result<()> {
     }
     let effects = world.until_effects(400).await?;
     assert_order_of_keys(&effects);
+    busy.assert_one_at_a_time();
     assert_eq!(effects.len(), 400, "nothing twice");
     world.until_settled().await?;
     running.stop().await
@@ -151,13 +184,12 @@ async fn of_two_instances_one_works_and_the_other_takes_over() -> Result<()> {
     let second = start().await?;
     world.until_effects(100).await?;
     first.crash().await;
-    // A crash in the midst of a handler leaves its key marked as busy here.
-    busy.0.lock().unwrap().clear();
     world.until_effects(250).await?;
     let third = start().await?;
     second.stop().await?;
     let effects = world.until_effects(400).await?;
     assert_order_of_keys(&effects);
+    busy.assert_one_at_a_time();
     assert_eq!(effects.len(), 400);
     world.until_settled().await?;
     third.stop().await

@@ -154,15 +154,25 @@ impl World {
     }
 
     pub(crate) async fn publish(&self, id: &str, event_type: &str, key: &str, body: &str) -> Result<u64> {
+        self.publish_at(&format!("orders.{event_type}"), id, event_type, key, body).await
+    }
+
+    pub(crate) async fn publish_at(
+        &self,
+        subject: &str,
+        id: &str,
+        event_type: &str,
+        key: &str,
+        body: &str,
+    ) -> Result<u64> {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", id);
         headers.insert("ce-id", id);
         headers.insert("ce-type", event_type);
         headers.insert("ce-partitionkey", key);
         headers.insert("x-note", "from the test");
-        let subject = format!("orders.{event_type}");
-        let stored =
-            self.context.publish_with_headers(subject, headers, body.to_owned().into()).await?.await?;
+        let body = body.to_owned().into();
+        let stored = self.context.publish_with_headers(subject.to_owned(), headers, body).await?.await?;
         Ok(stored.sequence)
     }
 
