@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use futures_util::TryStreamExt;
 use outbox_bridge_tests::{STREAM, World};
+use rand::seq::IndexedRandom;
 use rustix::process::{Pid, Signal, kill_process};
 use sqlx::Connection as _;
 use testbed::{Postgres, freeze};
@@ -80,10 +81,20 @@ impl Database {
     }
 }
 
-/// The processes of the service; killed on drop.
+/// A process of the service; killed on drop.
+struct Instance(Child);
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// The processes of the service.
 pub(crate) struct Ledger {
     environment: Vec<(&'static str, String)>,
-    instances: Vec<Child>,
+    instances: Vec<Instance>,
 }
 
 impl Ledger {
@@ -95,49 +106,47 @@ impl Ledger {
             ("RUST_BACKTRACE", "0".to_owned()),
         ];
         let mut ledger = Self { environment, instances: Vec::new() };
-        for _ in 0..instances {
-            let child = ledger.spawn()?;
-            ledger.instances.push(child);
-        }
+        ledger.spawn(instances)?;
         Ok(ledger)
     }
 
-    fn spawn(&self) -> Result<Child> {
-        Command::new(env!("CARGO_BIN_EXE_bank_consumer"))
+    fn spawn(&mut self, instances: usize) -> Result<()> {
+        for _ in 0..instances {
+            let instance = self.spawn_one()?;
+            self.instances.push(instance);
+        }
+        Ok(())
+    }
+
+    fn spawn_one(&self) -> Result<Instance> {
+        let child = Command::new(env!("CARGO_BIN_EXE_bank_consumer"))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .spawn()
-            .context("the ledger does not start")
-    }
-
-    fn any(&self) -> usize {
-        rand::random_range(0..self.instances.len())
+            .spawn();
+        Ok(Instance(child.context("the ledger does not start")?))
     }
 
     /// Kills one instance and starts another.
     pub(crate) fn replace_one(&mut self) -> Result<()> {
-        let at = self.any();
-        let child = self.spawn()?;
-        let mut old = std::mem::replace(&mut self.instances[at], child);
-        old.kill()?;
-        old.wait()?;
-        Ok(())
+        drop(self.instances.swap_remove(rand::random_range(0..self.instances.len())));
+        self.spawn(1)
     }
 
     /// Freezes one instance, and lets it go on after `time`.
     pub(crate) async fn freeze_one(&self, time: std::time::Duration) -> Result<()> {
-        let child = &self.instances[self.any()];
-        freeze(child)?;
+        let instance = self.instances.choose(&mut rand::rng()).context("there are no instances")?;
+        freeze(&instance.0)?;
         tokio::time::sleep(time).await;
-        Ok(kill_process(Pid::from_child(child), Signal::CONT)?)
+        Ok(kill_process(Pid::from_child(&instance.0), Signal::CONT)?)
     }
 
     /// Kills all, makes JetStream forget what they have acknowledged, so that every message is delivered again, and starts
     /// as many anew.
     pub(crate) async fn repeat_all(&mut self, world: &World) -> Result<()> {
-        self.kill_all()?;
+        let instances = self.instances.len();
+        self.instances.clear();
         let stream = async_nats::jetstream::new(world.nats.client().await?).get_stream(STREAM).await?;
         let mut names: Vec<String> = stream.consumer_names().try_collect().await?;
         names.retain(|name| name.starts_with("ledger"));
@@ -145,23 +154,6 @@ impl Ledger {
         for name in names {
             stream.delete_consumer(&name).await?;
         }
-        for at in 0..self.instances.len() {
-            self.instances[at] = self.spawn()?;
-        }
-        Ok(())
-    }
-
-    fn kill_all(&mut self) -> Result<()> {
-        for child in &mut self.instances {
-            child.kill()?;
-            child.wait()?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Ledger {
-    fn drop(&mut self) {
-        drop(self.kill_all());
+        self.spawn(instances)
     }
 }

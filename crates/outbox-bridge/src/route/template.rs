@@ -222,8 +222,7 @@ impl SubjectTemplate {
                 Part::Literal(text) => out.push_str(text),
                 Part::Placeholder(Placeholder::Partition(count)) => {
                     let partition = outbox_event::partition_of(values.partition_key, *count);
-                    // Writing to a string does not fail.
-                    let _: fmt::Result = write!(out, "{partition}");
+                    write!(out, "{partition}").expect("writing to a string does not fail");
                 }
                 Part::Placeholder(placeholder) => {
                     outbox_event::subject::encode_token(values.get(*placeholder), out);
