@@ -1,10 +1,18 @@
 //! What the consumer reads from a message's headers: the envelope of the event.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, HeaderName, Subject};
 use outbox_event::header;
 use percent_encoding::percent_decode_str;
+
+/// Where a message stood in the first place, if it is replayed too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) subject: Subject,
+    pub(crate) stream: Arc<str>,
+    pub(crate) sequence: u64,
+}
 
 /// The parts of the envelope that the consumer itself needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,11 +20,8 @@ pub(crate) struct Envelope {
     pub(crate) id: String,
     pub(crate) event_type: String,
     pub(crate) aggregate_id: Option<String>,
-    pub(crate) partition_key: Option<String>,
-    /// Where the message was published, for a replayed message in the first place.
-    pub(crate) subject: String,
-    pub(crate) stream: String,
-    pub(crate) sequence: u64,
+    pub(crate) partition_key: Option<Arc<str>>,
+    pub(crate) origin: Origin,
 }
 
 /// Why a message is not an event.
@@ -25,14 +30,9 @@ pub(crate) struct Envelope {
 pub(crate) struct NotAnEvent(&'static str);
 
 impl Envelope {
-    /// Reads the envelope of a message that stands at `sequence` in `stream`.
-    pub(crate) fn read(
-        headers: &HeaderMap,
-        subject: &str,
-        stream: &str,
-        sequence: u64,
-    ) -> Result<Self, NotAnEvent> {
-        let attribute = |name: &str| text(headers, name).map(|value| decode(value).into_owned());
+    /// Reads the envelope of a message.
+    pub(crate) fn read(headers: &HeaderMap, origin: Origin) -> Result<Self, NotAnEvent> {
+        let attribute = |name| text(headers, name).map(|value| decode(value).into_owned());
         let id = attribute(header::CE_ID)
             .or_else(|| text(headers, header::MESSAGE_ID).map(str::to_owned))
             .filter(|id| !id.is_empty())
@@ -41,16 +41,15 @@ impl Envelope {
             id,
             event_type: attribute(header::CE_TYPE).ok_or(NotAnEvent(header::CE_TYPE))?,
             aggregate_id: attribute(header::CE_SUBJECT),
-            partition_key: attribute(header::CE_PARTITION_KEY),
-            subject: subject.to_owned(),
-            stream: stream.to_owned(),
-            sequence,
+            partition_key: text(headers, header::CE_PARTITION_KEY).map(|value| decode(value).into()),
+            origin,
         })
     }
 }
 
-pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get_last(name).map(async_nats::HeaderValue::as_str)
+pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
+    // A static name is looked up without being copied.
+    headers.get_last(HeaderName::from_static(name)).map(async_nats::HeaderValue::as_str)
 }
 
 /// Undoes [`header::encode_value`].
@@ -64,14 +63,18 @@ mod tests {
 
     use super::*;
 
+    fn origin() -> Origin {
+        Origin { subject: "s".into(), stream: "S".into(), sequence: 1 }
+    }
+
     #[test]
     fn a_message_without_id_or_type_is_not_an_event() {
         let mut headers = HeaderMap::new();
-        assert_eq!(Envelope::read(&headers, "s", "S", 1), Err(NotAnEvent("ce-id")));
+        assert_eq!(Envelope::read(&headers, origin()), Err(NotAnEvent("ce-id")));
         headers.insert("Nats-Msg-Id", "7");
-        assert_eq!(Envelope::read(&headers, "s", "S", 1), Err(NotAnEvent("ce-type")));
+        assert_eq!(Envelope::read(&headers, origin()), Err(NotAnEvent("ce-type")));
         headers.insert("ce-type", "order%20placed");
-        let envelope = Envelope::read(&headers, "s", "S", 1).unwrap();
+        let envelope = Envelope::read(&headers, origin()).unwrap();
         assert_eq!((envelope.id.as_str(), envelope.event_type.as_str()), ("7", "order placed"));
     }
 
@@ -82,9 +85,9 @@ mod tests {
             headers.insert("ce-id", header::encode_value(&id).as_ref());
             headers.insert("ce-type", "t");
             headers.insert("ce-partitionkey", header::encode_value(&key).as_ref());
-            let envelope = Envelope::read(&headers, "s", "S", 1).unwrap();
+            let envelope = Envelope::read(&headers, origin()).unwrap();
             prop_assert_eq!(envelope.id, id);
-            prop_assert_eq!(envelope.partition_key, Some(key));
+            prop_assert_eq!(envelope.partition_key.as_deref(), Some(key.as_str()));
         }
     }
 }

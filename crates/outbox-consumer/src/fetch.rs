@@ -3,7 +3,7 @@
 //! This is done by pull requests of our own: the stream of `async-nats` asks for the next batch while the last one is
 //! still in its buffer, where no progress acknowledgement keeps the messages.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::{
     Client, Message, StatusCode, Subscriber,
@@ -35,6 +35,8 @@ pub(crate) enum Fetched {
 pub(crate) struct Fetcher {
     client: Client,
     consumer: PullConsumer,
+    /// Of the stream.
+    name: Arc<str>,
     subscriber: Option<Subscriber>,
     inbox: String,
     /// How many messages are asked for and not here yet.
@@ -50,9 +52,11 @@ impl Fetcher {
     pub(crate) fn new(client: Client, consumer: PullConsumer) -> Self {
         let now = Instant::now();
         let connects = connects(&client);
+        let name = consumer.cached_info().stream_name.as_str().into();
         Self {
             client,
             consumer,
+            name,
             subscriber: None,
             inbox: String::new(),
             outstanding: 0,
@@ -65,6 +69,11 @@ impl Fetcher {
 
     pub(crate) fn consumer(&self) -> &PullConsumer {
         &self.consumer
+    }
+
+    /// The name of the stream.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
     }
 
     /// Asks for as many messages as there is room for, if that is worth a request.

@@ -10,9 +10,9 @@ pub(crate) fn span(message: &InHand, consumer: &str) -> Span {
     let span = tracing::info_span!(
         "message",
         consumer,
-        stream = message.origin.stream,
+        stream = &*message.origin.stream,
         sequence = message.origin.sequence,
-        delivered = message.delivered,
+        delivered = message.delivery.delivered,
         id = Empty,
         event_type = Empty,
         traceparent = Empty,

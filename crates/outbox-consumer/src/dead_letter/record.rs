@@ -138,8 +138,8 @@ pub struct DeadLetter {
 /// Reads a dead letter; `None` if it is none.
 pub(crate) fn read(position: u64, headers: &HeaderMap, body: Bytes) -> Option<DeadLetter> {
     let original = original_headers(headers);
-    let owned = |name: &str| text(headers, name).map(str::to_owned);
-    let decoded = |name: &str| {
+    let owned = |name| text(headers, name).map(str::to_owned);
+    let decoded = |name| {
         text(&original, name)
             .map(|value| percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned())
     };

@@ -8,15 +8,15 @@ use std::{
 use async_nats::{HeaderMap, Message, Subject, jetstream};
 use bytes::Bytes;
 
-use super::lanes::Place;
+use super::lanes::{Place, Ticket};
 use crate::{
     dead_letter::record,
-    envelope::{Envelope, NotAnEvent, text},
+    envelope::{Envelope, NotAnEvent, Origin, text},
     history::History,
 };
 
 /// Which durable consumer brought it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Source {
     /// The stream itself.
     Stream,
@@ -24,12 +24,16 @@ pub(crate) enum Source {
     Replay,
 }
 
-/// Where the message stood in the first place.
-#[derive(Debug, Clone)]
-pub(crate) struct Origin {
-    pub(crate) subject: String,
-    pub(crate) stream: String,
+/// What JetStream says of a delivery.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Delivery {
+    /// Where the message stands in the stream that it is delivered from.
     pub(crate) sequence: u64,
+    pub(crate) consumer_sequence: u64,
+    /// How often it was delivered.
+    pub(crate) delivered: u64,
+    /// How many messages follow.
+    pub(crate) pending: u64,
 }
 
 #[derive(Debug)]
@@ -41,12 +45,9 @@ pub(crate) struct InHand {
     pub(crate) envelope: Result<Arc<Envelope>, NotAnEvent>,
     pub(crate) headers: Arc<HeaderMap>,
     pub(crate) payload: Bytes,
-    /// The stream and sequence that it was delivered from: not the origin's if it is replayed.
-    pub(crate) stream: String,
-    pub(crate) sequence: u64,
-    pub(crate) consumer_sequence: u64,
-    pub(crate) delivered: u64,
-    pub(crate) pending: u64,
+    /// The stream that it was delivered from: not the origin's if it is replayed.
+    pub(crate) stream: Arc<str>,
+    pub(crate) delivery: Delivery,
     /// Where acknowledgements go. A redelivery while the message is in hand brings a new one.
     reply: Mutex<Subject>,
     /// The failed attempts so far; `None` until they are looked up.
@@ -54,41 +55,55 @@ pub(crate) struct InHand {
 }
 
 impl InHand {
-    /// Reads a delivered message; `None` if it was not delivered by JetStream.
-    pub(crate) fn read(source: Source, context: &jetstream::Context, message: Message) -> Option<Self> {
-        let message = jetstream::Message { message, context: context.clone() };
-        let info = message.info().ok()?;
-        let (stream, sequence) = (info.stream.to_owned(), info.stream_sequence);
-        let (consumer_sequence, pending) = (info.consumer_sequence, info.pending);
-        let delivered = u64::try_from(info.delivered).unwrap_or(1);
-        let message = message.message;
+    /// Reads a message that was delivered from `stream`; `None` if it was not delivered by JetStream. The context is for
+    /// the reading only: cloning it for every message would cost more than all the rest.
+    pub(crate) fn read(
+        source: Source,
+        stream: &Arc<str>,
+        message: Message,
+        context: &mut Option<jetstream::Context>,
+    ) -> Option<Self> {
+        let message = jetstream::Message { message, context: context.take()? };
+        let delivery = message.info().map(|info| Delivery {
+            sequence: info.stream_sequence,
+            consumer_sequence: info.consumer_sequence,
+            delivered: u64::try_from(info.delivered).unwrap_or(1),
+            pending: info.pending,
+        });
+        let jetstream::Message { message, context: done } = message;
+        *context = Some(done);
+        let delivery = delivery.ok()?;
         let found = message.headers.unwrap_or_default();
-        let itself = || Origin { subject: message.subject.to_string(), stream: stream.clone(), sequence };
-        let replay_of = text(&found, record::REPLAY_OF).and_then(|position| position.parse().ok());
-        let (origin, headers) = match source {
-            Source::Stream => (itself(), found),
-            Source::Replay => (replayed(&found).unwrap_or_else(itself), record::original_headers(&found)),
+        let itself =
+            Origin { subject: message.subject, stream: Arc::clone(stream), sequence: delivery.sequence };
+        let (origin, headers, replay_of) = match source {
+            Source::Stream => (itself, found, None),
+            Source::Replay => {
+                let position = text(&found, record::REPLAY_OF).and_then(|position| position.parse().ok());
+                (replayed(&found).unwrap_or(itself), record::original_headers(&found), position)
+            }
         };
         Some(Self {
             source,
-            replay_of: replay_of.filter(|_| source == Source::Replay),
-            envelope: Envelope::read(&headers, &origin.subject, &origin.stream, origin.sequence)
-                .map(Arc::new),
+            replay_of,
+            envelope: Envelope::read(&headers, origin.clone()).map(Arc::new),
             origin,
             headers: Arc::new(headers),
             payload: message.payload,
-            stream,
-            sequence,
-            consumer_sequence,
-            delivered,
-            pending,
+            stream: Arc::clone(stream),
             reply: Mutex::new(message.reply?),
-            history: Mutex::new((delivered <= 1).then(History::default)),
+            history: Mutex::new((delivery.delivered <= 1).then(History::default)),
+            delivery,
         })
     }
 
-    pub(crate) fn partition_key(&self) -> Option<&str> {
-        self.envelope.as_ref().ok()?.partition_key.as_deref()
+    /// What the dispatcher knows it by.
+    pub(crate) fn ticket(&self) -> Ticket {
+        (self.source, self.delivery.sequence)
+    }
+
+    pub(crate) fn partition_key(&self) -> Option<&Arc<str>> {
+        self.envelope.as_ref().ok()?.partition_key.as_ref()
     }
 
     /// Its place among the messages of its key: first those that are replayed, since each of them is older than those
@@ -96,7 +111,7 @@ impl InHand {
     pub(crate) fn place(&self) -> Place {
         match self.source {
             Source::Replay => (0, self.origin.sequence),
-            Source::Stream => (1, self.sequence),
+            Source::Stream => (1, self.delivery.sequence),
         }
     }
 
@@ -120,8 +135,8 @@ impl InHand {
 
 fn replayed(headers: &HeaderMap) -> Option<Origin> {
     Some(Origin {
-        subject: text(headers, record::SUBJECT)?.to_owned(),
-        stream: text(headers, record::STREAM)?.to_owned(),
+        subject: text(headers, record::SUBJECT)?.into(),
+        stream: text(headers, record::STREAM)?.into(),
         sequence: text(headers, record::SEQUENCE)?.parse().ok()?,
     })
 }

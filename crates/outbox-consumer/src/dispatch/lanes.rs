@@ -4,10 +4,15 @@
 //! messages of one key one may run, and the others wait in the order of the stream, also while that one waits for its
 //! next attempt.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+};
 
-/// A message, by the dispatcher's own number for it.
-pub(crate) type Ticket = u64;
+use super::in_hand::Source;
+
+/// A message in hand: which durable consumer brought it, and its sequence in that one's stream.
+pub(crate) type Ticket = (Source, u64);
 
 /// A place in the order of a key.
 pub(crate) type Place = (u8, u64);
@@ -25,21 +30,21 @@ struct Lane {
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
     keyless: VecDeque<Ticket>,
-    lanes: HashMap<String, Lane>,
+    lanes: HashMap<Arc<str>, Lane>,
     /// Keys whose lane is not busy and not empty; each stands here once.
-    ready: VecDeque<String>,
+    ready: VecDeque<Arc<str>>,
 }
 
 impl Lanes {
     /// A message arrived, or is to begin again. `place` is its place among those of its key.
-    pub(crate) fn push(&mut self, key: Option<&str>, place: Place, ticket: Ticket) {
+    pub(crate) fn push(&mut self, key: Option<&Arc<str>>, place: Place, ticket: Ticket) {
         let Some(key) = key else {
             self.keyless.push_back(ticket);
             return;
         };
-        let lane = self.lanes.entry(key.to_owned()).or_default();
+        let lane = self.lanes.entry(Arc::clone(key)).or_default();
         if lane.waiting.is_empty() && !lane.busy {
-            self.ready.push_back(key.to_owned());
+            self.ready.push_back(Arc::clone(key));
         }
         lane.waiting.insert((place, ticket));
     }
@@ -57,14 +62,14 @@ impl Lanes {
     }
 
     /// The message of this key that began has ended, or goes back by [`push`](Self::push).
-    pub(crate) fn end(&mut self, key: Option<&str>) {
+    pub(crate) fn end(&mut self, key: Option<&Arc<str>>) {
         let Some(key) = key else { return };
         let Some(lane) = self.lanes.get_mut(key) else { return };
         lane.busy = false;
         if lane.waiting.is_empty() {
             self.lanes.remove(key);
         } else {
-            self.ready.push_back(key.to_owned());
+            self.ready.push_back(Arc::clone(key));
         }
     }
 }
@@ -75,43 +80,51 @@ mod tests {
 
     use super::*;
 
+    fn ticket(place: u64) -> Ticket {
+        (Source::Stream, place)
+    }
+
+    fn push(lanes: &mut Lanes, key: &str, place: u64) {
+        lanes.push(Some(&key.into()), (1, place), ticket(place));
+    }
+
     #[test]
     fn one_of_a_key_at_a_time_in_the_order_of_the_stream() {
         let mut lanes = Lanes::default();
-        lanes.push(Some("a"), (1, 5), 50);
-        lanes.push(Some("a"), (1, 3), 30);
-        lanes.push(Some("b"), (1, 4), 40);
-        assert_eq!(lanes.begin(), Some(30), "the older one, though it came later");
-        assert_eq!(lanes.begin(), Some(40));
+        push(&mut lanes, "a", 5);
+        push(&mut lanes, "a", 3);
+        push(&mut lanes, "b", 4);
+        assert_eq!(lanes.begin(), Some(ticket(3)), "the older one, though it came later");
+        assert_eq!(lanes.begin(), Some(ticket(4)));
         assert_eq!(lanes.begin(), None, "both keys are busy");
-        lanes.push(Some("a"), (1, 2), 20);
-        lanes.end(Some("a"));
-        assert_eq!(lanes.begin(), Some(20));
-        lanes.end(Some("a"));
-        assert_eq!(lanes.begin(), Some(50));
-        lanes.end(Some("a"));
-        lanes.end(Some("b"));
+        push(&mut lanes, "a", 2);
+        lanes.end(Some(&"a".into()));
+        assert_eq!(lanes.begin(), Some(ticket(2)));
+        lanes.end(Some(&"a".into()));
+        assert_eq!(lanes.begin(), Some(ticket(5)));
+        lanes.end(Some(&"a".into()));
+        lanes.end(Some(&"b".into()));
         assert!(lanes.lanes.is_empty());
     }
 
     #[test]
     fn one_that_goes_back_is_the_first_of_its_key() {
         let mut lanes = Lanes::default();
-        lanes.push(Some("a"), (1, 1), 10);
-        lanes.push(Some("a"), (1, 2), 20);
-        assert_eq!(lanes.begin(), Some(10));
-        lanes.push(Some("a"), (1, 1), 10);
-        lanes.end(Some("a"));
-        assert_eq!(lanes.begin(), Some(10));
+        push(&mut lanes, "a", 1);
+        push(&mut lanes, "a", 2);
+        assert_eq!(lanes.begin(), Some(ticket(1)));
+        push(&mut lanes, "a", 1);
+        lanes.end(Some(&"a".into()));
+        assert_eq!(lanes.begin(), Some(ticket(1)));
         assert_eq!(lanes.begin(), None);
     }
 
     #[test]
     fn messages_without_a_key_do_not_wait() {
         let mut lanes = Lanes::default();
-        lanes.push(None, (1, 1), 1);
-        lanes.push(None, (1, 2), 2);
-        assert_eq!((lanes.begin(), lanes.begin(), lanes.begin()), (Some(1), Some(2), None));
+        lanes.push(None, (1, 1), ticket(1));
+        lanes.push(None, (1, 2), ticket(2));
+        assert_eq!((lanes.begin(), lanes.begin(), lanes.begin()), (Some(ticket(1)), Some(ticket(2)), None));
     }
 
     proptest! {
@@ -127,9 +140,9 @@ mod tests {
                     0 => {
                         place += 1;
                         keys.insert(place, key.to_string());
-                        lanes.push(Some(&key.to_string()), (1, place), place);
+                        push(&mut lanes, &key.to_string(), place);
                     }
-                    1 => if let Some(ticket) = lanes.begin() {
+                    1 => if let Some((_, ticket)) = lanes.begin() {
                         let key = keys[&ticket].clone();
                         prop_assert!(running.iter().all(|(other, _)| *other != key));
                         prop_assert!(last.insert(key.clone(), ticket).is_none_or(|before| before < ticket));
@@ -137,15 +150,15 @@ mod tests {
                         begun += 1;
                     },
                     _ => if let Some((key, _)) = running.pop() {
-                        lanes.end(Some(&key));
+                        lanes.end(Some(&key.into()));
                     },
                 }
             }
             while let Some((key, _)) = running.pop() {
-                lanes.end(Some(&key));
+                lanes.end(Some(&key.into()));
             }
-            while let Some(ticket) = lanes.begin() {
-                lanes.end(Some(&keys[&ticket]));
+            while let Some((_, ticket)) = lanes.begin() {
+                lanes.end(Some(&keys[&ticket].as_str().into()));
                 begun += 1;
             }
             prop_assert_eq!(begun, place);

@@ -1,6 +1,6 @@
 //! The loop that owns all state of a running consumer: what is in hand, what may begin, when to fetch.
 //!
-//! It never handles a message itself: each has a task of its own ([`task`]). Everything in hand is kept by progress
+//! It never handles a message itself: tasks do ([`workers`]). Everything in hand is kept by progress
 //! acknowledgements from here, whether it runs, waits for its key or for its next attempt, so a handler cannot forget
 //! them and nothing is delivered again while it is worked on.
 
@@ -8,19 +8,18 @@ pub(crate) mod in_hand;
 mod lanes;
 pub(crate) mod parked;
 pub(crate) mod task;
+mod workers;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
 
-use async_nats::Message;
-use futures_util::FutureExt;
+use async_nats::{Message, jetstream};
 use tokio::{
     sync::watch,
-    task::{JoinHandle, JoinSet},
+    task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 
@@ -28,6 +27,7 @@ use self::{
     in_hand::{InHand, Source, ack},
     lanes::{Lanes, Ticket},
     task::{Done, Shared},
+    workers::Workers,
 };
 use crate::{
     error::{ConsumerError, ConsumerErrorKind},
@@ -83,15 +83,15 @@ struct Pause {
 
 pub(crate) struct Dispatcher<I: Inbox> {
     shared: Arc<Shared<I>>,
+    /// Taken out only while a message is read.
+    context: Option<jetstream::Context>,
     limits: Limits,
     stream: Fetcher,
     replay: Fetcher,
     held: HashMap<Ticket, Held>,
-    tickets: HashMap<(Source, u64), Ticket>,
-    next_ticket: Ticket,
     replays_held: usize,
     lanes: Lanes,
-    running: JoinSet<(Ticket, Done)>,
+    running: Workers<I>,
     delayed: BTreeSet<(Instant, Ticket)>,
     pause: Option<Pause>,
     gather: Option<Gather>,
@@ -128,17 +128,18 @@ impl<I: Inbox> Dispatcher<I> {
         let expected = ordered.then_some(known.delivered.consumer_sequence + 1);
         // What an earlier run left may be anywhere.
         let gather = ordered.then(Gather::now);
+        let running = Workers::new(Arc::clone(&shared), limits.concurrency);
+        let context = Some(shared.context.clone());
         Self {
             shared,
+            context,
             limits,
             stream,
             replay,
             held: HashMap::new(),
-            tickets: HashMap::new(),
-            next_ticket: 0,
             replays_held: 0,
             lanes: Lanes::default(),
-            running: JoinSet::new(),
+            running,
             delayed: BTreeSet::new(),
             pause: None,
             gather,
@@ -164,7 +165,7 @@ impl<I: Inbox> Dispatcher<I> {
             let step = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break Ok(()),
-                Some(done) = self.running.join_next() => self.task_ended(done),
+                ended = self.running.next() => self.ended(ended),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     self.wake();
                     Ok(())
@@ -187,20 +188,11 @@ impl<I: Inbox> Dispatcher<I> {
         if self.pause.is_some() || self.gather.is_some() || !self.is_valid() {
             return;
         }
-        while self.running.len() < self.limits.concurrency {
+        while self.running.has_room() {
             let Some(ticket) = self.lanes.begin() else { break };
             let Some(held) = self.held.get_mut(&ticket) else { continue };
             held.state = State::Running;
-            let (shared, message) = (Arc::clone(&self.shared), Arc::clone(&held.message));
-            self.running.spawn(async move {
-                // Handlers' panics are caught before; this is for our own.
-                let done = AssertUnwindSafe(shared.handle(&message)).catch_unwind().await;
-                let done = done.unwrap_or_else(|_| {
-                    tracing::error!(sequence = message.sequence, "a task panicked outside of its handler");
-                    Done::Again(Duration::from_secs(10))
-                });
-                (ticket, done)
-            });
+            self.running.begin(Arc::clone(&held.message));
         }
     }
 
@@ -236,27 +228,28 @@ impl<I: Inbox> Dispatcher<I> {
     }
 
     fn take(&mut self, source: Source, message: Message) {
-        let Some(message) = InHand::read(source, &self.shared.context, message) else {
+        let stream = match source {
+            Source::Stream => self.stream.name(),
+            Source::Replay => self.replay.name(),
+        };
+        let Some(message) = InHand::read(source, stream, message, &mut self.context) else {
             tracing::warn!("a message that JetStream did not deliver: passed over");
             return;
         };
         if source == Source::Stream {
             // Gauges are floats; what a float cannot tell apart does not matter here.
-            self.shared.metrics.lag.set(u32::try_from(message.pending).unwrap_or(u32::MAX));
-            self.check_continuity(message.consumer_sequence);
+            self.shared.metrics.lag.set(u32::try_from(message.delivery.pending).unwrap_or(u32::MAX));
+            self.check_continuity(message.delivery.consumer_sequence);
         }
-        let identity = (source, message.sequence);
-        if let Some(held) = self.tickets.get(&identity).and_then(|ticket| self.held.get_mut(ticket)) {
-            tracing::debug!(sequence = message.sequence, "delivered again while in hand");
+        let ticket = message.ticket();
+        if let Some(held) = self.held.get_mut(&ticket) {
+            tracing::debug!(sequence = message.delivery.sequence, "delivered again while in hand");
             held.message.delivered_again(&message);
             held.extended = Instant::now();
             return;
         }
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
         let key = message.partition_key().filter(|_| self.shared.ordered);
         self.lanes.push(key, message.place(), ticket);
-        self.tickets.insert(identity, ticket);
         self.replays_held += usize::from(source == Source::Replay);
         let held = Held { message: Arc::new(message), state: State::Waiting, extended: Instant::now() };
         self.held.insert(ticket, held);
@@ -273,15 +266,11 @@ impl<I: Inbox> Dispatcher<I> {
         self.expected = Some(sequence + 1);
     }
 
-    fn task_ended(
-        &mut self,
-        ended: Result<(Ticket, Done), tokio::task::JoinError>,
-    ) -> Result<(), ConsumerError> {
-        // Tasks catch their panics and are aborted only after the drain deadline.
-        let Ok((ticket, done)) = ended else { return Ok(()) };
-        self.done(ticket, done)?;
-        while let Some(Ok((ticket, done))) = self.running.try_join_next() {
-            self.done(ticket, done)?;
+    fn ended(&mut self, ended: (Arc<InHand>, Done)) -> Result<(), ConsumerError> {
+        let mut next = Some(ended);
+        while let Some((message, done)) = next {
+            self.done(message.ticket(), done)?;
+            next = self.running.next_now();
         }
         Ok(())
     }
@@ -313,7 +302,6 @@ impl<I: Inbox> Dispatcher<I> {
 
     fn release(&mut self, ticket: Ticket) {
         let Some(held) = self.held.remove(&ticket) else { return };
-        self.tickets.remove(&(held.message.source, held.message.sequence));
         self.replays_held -= usize::from(held.message.source == Source::Replay);
         self.lanes.end(held.message.partition_key().filter(|_| self.shared.ordered));
     }
@@ -408,7 +396,7 @@ impl<I: Inbox> Dispatcher<I> {
     /// While gathering: looks whether everything that was delivered is in hand.
     async fn look_around(&mut self) {
         let Some(gather) = &mut self.gather else { return };
-        if !self.running.is_empty() || Instant::now() < gather.look_at {
+        if self.running.running() > 0 || Instant::now() < gather.look_at {
             return;
         }
         gather.look_at = Instant::now() + gather.backoff.next().min(Duration::from_secs(1));
@@ -438,24 +426,26 @@ impl<I: Inbox> Dispatcher<I> {
             }
         }
         self.give_back(|state| state != State::Running).await;
-        tracing::info!(running = self.running.len(), "draining");
+        tracing::info!(running = self.running.running(), "draining");
         let mut tick = interval(TICK);
-        while !self.running.is_empty() {
+        while self.running.running() > 0 {
             tokio::select! {
                 biased;
                 () = sleep_until(deadline) => break,
-                ended = self.running.join_next() => match ended {
-                    Some(Ok((ticket, Done::Settled))) => self.release(ticket),
+                (message, done) = self.running.next() => match done {
+                    Done::Settled => self.release(message.ticket()),
                     // Its state is no longer that of a running one, so it is given back below.
-                    Some(Ok((ticket, _))) => self.set_state(ticket, State::Waiting),
-                    Some(Err(_)) | None => {}
+                    _ => self.set_state(message.ticket(), State::Waiting),
                 },
                 _ = tick.tick() => self.extend().await,
             }
         }
-        if !self.running.is_empty() {
-            tracing::warn!(running = self.running.len(), "the drain deadline is over: handlers are cut off");
-            self.running.shutdown().await;
+        if self.running.running() > 0 {
+            tracing::warn!(
+                running = self.running.running(),
+                "the drain deadline is over: handlers are cut off"
+            );
+            self.running.abort().await;
         }
         self.give_back(|_| true).await;
         if timeout(LOOK, self.shared.client.flush()).await.is_err() {

@@ -106,7 +106,11 @@ impl<I: Inbox> Shared<I> {
     }
 
     fn address<'a>(&self, message: &'a InHand) -> Address<'a> {
-        Address { partition: self.partition, key: message.partition_key(), sequence: message.origin.sequence }
+        Address {
+            partition: self.partition,
+            key: message.partition_key().map(AsRef::as_ref),
+            sequence: message.origin.sequence,
+        }
     }
 
     async fn work(&self, message: &InHand) -> Done {
@@ -143,9 +147,9 @@ impl<I: Inbox> Shared<I> {
                 }
             }
         }
-        let futile = message.delivered.saturating_sub(1).saturating_sub(history.count().into());
+        let futile = message.delivery.delivered.saturating_sub(1).saturating_sub(history.count().into());
         if futile >= self.policy.deliveries_max.into() {
-            let reason = format!("delivered {} times without coming to an end", message.delivered);
+            let reason = format!("delivered {} times without coming to an end", message.delivery.delivered);
             return self.bury(message, history, &reason).await;
         }
         let envelope = match &message.envelope {
@@ -164,7 +168,7 @@ impl<I: Inbox> Shared<I> {
         if letter.is_some() && letter != message.replay_of {
             return Ok(None);
         }
-        let history = self.state.load(&message.stream, message.sequence).await?;
+        let history = self.state.load(&message.stream, message.delivery.sequence).await?;
         message.set_history(history.clone());
         Ok(Some(history))
     }
@@ -191,8 +195,10 @@ impl<I: Inbox> Shared<I> {
             Attempted::Unhandled(Unhandled::Fail) => {
                 let event_type =
                     message.envelope.as_ref().map_or("", |envelope| envelope.event_type.as_str());
-                let text =
-                    format!("no handler for the event type {event_type:?} of message {}", message.sequence);
+                let text = format!(
+                    "no handler for the event type {event_type:?} of message {}",
+                    message.delivery.sequence
+                );
                 Done::Fatal(ConsumerError::new(ConsumerErrorKind::Unhandled, text))
             }
             Attempted::Failed(error) => self.failed(message, history, error).await,
@@ -228,7 +234,7 @@ impl<I: Inbox> Shared<I> {
         };
         tracing::warn!(error = text, attempt = history.count(), ?delay, "failed: another attempt follows");
         self.metrics.retried.increment(1);
-        if let Err(error) = self.state.save(&message.stream, message.sequence, &history).await {
+        if let Err(error) = self.state.save(&message.stream, message.delivery.sequence, &history).await {
             tracing::warn!(%error, "the failed attempt cannot be recorded: another instance will not count it");
         }
         self.later(message, delay).await
@@ -281,7 +287,7 @@ impl<I: Inbox> Shared<I> {
         }
         self.metrics.dead_lettered.increment(1);
         if history.count() > 0 {
-            self.state.forget(&message.stream, message.sequence).await;
+            self.state.forget(&message.stream, message.delivery.sequence).await;
         }
         Ok(())
     }
@@ -296,7 +302,7 @@ impl<I: Inbox> Shared<I> {
             }
         }
         if history.count() > 0 {
-            self.state.forget(&message.stream, message.sequence).await;
+            self.state.forget(&message.stream, message.delivery.sequence).await;
         }
         Done::Settled
     }
@@ -310,7 +316,7 @@ impl<I: Inbox> Shared<I> {
     }
 
     async fn forget_replayed(&self, message: &InHand) {
-        if let Err(error) = self.letters.remove(message.sequence).await {
+        if let Err(error) = self.letters.remove(message.delivery.sequence).await {
             tracing::warn!(%error, "a replayed message stays in the stream of the dead letters, acknowledged");
         }
     }

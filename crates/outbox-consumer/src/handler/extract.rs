@@ -182,19 +182,19 @@ impl Context {
     /// The stream that the message was stored in first; that of the service's events, also for a replayed message.
     #[must_use]
     pub fn stream(&self) -> &str {
-        &self.inner.envelope.stream
+        &self.inner.envelope.origin.stream
     }
 
     /// The message's sequence in [`stream`](Self::stream).
     #[must_use]
     pub fn sequence(&self) -> u64 {
-        self.inner.envelope.sequence
+        self.inner.envelope.origin.sequence
     }
 
     /// The subject that the message was published to.
     #[must_use]
     pub fn subject(&self) -> &str {
-        &self.inner.envelope.subject
+        &self.inner.envelope.origin.subject
     }
 
     /// Where the row stood in the log, if the bridge published the message.

@@ -41,7 +41,7 @@ pub use self::repeated::{Difference, check_repeated};
 use crate::{
     Unhandled,
     engine::{Attempted, Engine, Work},
-    envelope::Envelope,
+    envelope::{Envelope, NotAnEvent, Origin},
     handler::{error::report, router::Routes},
     history::{Attempt, History},
     inbox::Inbox,
@@ -102,6 +102,13 @@ impl TestEvent {
     pub fn header(mut self, name: &str, value: &str) -> Self {
         Arc::make_mut(&mut self.headers).insert(name, value);
         self
+    }
+}
+
+impl TestEvent {
+    fn envelope(&self) -> Result<Envelope, NotAnEvent> {
+        let origin = Origin { subject: "test".into(), stream: "TEST".into(), sequence: self.sequence };
+        Envelope::read(&self.headers, origin)
     }
 }
 
@@ -175,7 +182,7 @@ impl<I: Inbox> TestConsumer<I> {
 
     /// Delivers an event, with as many attempts as it takes.
     pub async fn deliver(&self, event: &TestEvent) -> Outcome {
-        let envelope = match Envelope::read(&event.headers, "test", "TEST", event.sequence) {
+        let envelope = match event.envelope() {
             Ok(envelope) => Arc::new(envelope),
             Err(error) => return Outcome::DeadLetter { reason: error.to_string(), attempts: Vec::new() },
         };
@@ -228,7 +235,7 @@ impl<I: Inbox> TestConsumer<I> {
 
     /// Delivers an event to a process that dies after the handler's end and before the commit.
     pub async fn deliver_and_crash(&self, event: &TestEvent) {
-        if let Ok(envelope) = Envelope::read(&event.headers, "test", "TEST", event.sequence) {
+        if let Ok(envelope) = event.envelope() {
             drop(self.engine.attempt_until_commit(work(event, &Arc::new(envelope), 1)).await);
         }
     }
