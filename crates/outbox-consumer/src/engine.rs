@@ -1,11 +1,11 @@
 //! One attempt at one message: inbox, handler, inbox. It knows nothing of NATS, so the test kit runs it too.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use futures_util::FutureExt;
-use tokio::time::{Instant, timeout};
+use futures_util::{FutureExt, future::poll_immediate};
+use tokio::time::{Instant, error::Elapsed, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -94,7 +94,7 @@ impl<I: Inbox> Engine<I> {
         );
         // The call itself runs the extractors, which may panic as well.
         let handling = AssertUnwindSafe(async move { call(delivery).await }).catch_unwind();
-        let outcome = match timeout(self.handler_timeout, handling).await {
+        let outcome = match within(self.handler_timeout, handling).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(panic)) => {
                 Err(HandlerError::transient(format!("the handler panicked: {}", panic_text(panic.as_ref()))))
@@ -148,10 +148,19 @@ impl<I: Inbox> Engine<I> {
         what: &str,
         work: impl Future<Output = Result<T, InboxError>>,
     ) -> Result<T, InboxError> {
-        timeout(self.inbox_timeout, work).await.unwrap_or_else(|_| {
+        within(self.inbox_timeout, work).await.unwrap_or_else(|_| {
             let message = format!("the inbox did not {what} within {:?}", self.inbox_timeout);
             Err(InboxError::new(InboxErrorKind::Unavailable, message, None))
         })
+    }
+}
+
+/// As [`timeout`], and sets no timer for what is ready at once.
+async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, Elapsed> {
+    let mut work = pin!(work);
+    match poll_immediate(&mut work).await {
+        Some(done) => Ok(done),
+        None => timeout(limit, work).await,
     }
 }
 
