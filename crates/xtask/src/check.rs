@@ -1,11 +1,10 @@
 //! `cargo xtask check`: what needs no servers. `cargo xtask test`: that, and every test.
 
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
-use crate::demo::{self, Options, build};
+use crate::demo::{self, Options, Programs};
 use crate::stage::{Stages, cargo};
 
 const FORMAT: &[&str] = &["fmt", "--all", "--check"];
@@ -33,13 +32,15 @@ pub(crate) async fn test() -> Result<()> {
     // First, so that what cannot be got is said before minutes of compiling.
     stages.work("servers", crate::servers::run()).await?;
     lint(&mut stages)?;
-    // The end-to-end tests start the bridge's own binary. All targets at once, since then the tests use what is built
+    // The end-to-end tests start the bridge's own binary, the demo also the examples'. All targets at once, since then the tests use what is built
     // here: a build of one package alone would choose other features of its dependencies and compile them again.
-    let mut bridge = PathBuf::new();
+    let mut built = None;
     let all = ["--workspace", "--all-targets", "--all-features"];
-    stages.work("build", async { build(&all).await.map(|program| bridge = program) }).await?;
-    stages.work("demo, MySQL", Box::pin(demo::run(Options::rehearsal(false, bridge.clone())))).await?;
-    stages.work("demo, MariaDB", Box::pin(demo::run(Options::rehearsal(true, bridge)))).await?;
+    let building = async { Programs::build(&all, None).await.map(|programs| built = Some(programs)) };
+    stages.work("build", building).await?;
+    let programs = built.context("nothing was built")?;
+    stages.work("demo, MySQL", Box::pin(demo::run(Options::rehearsal(false, programs.clone())))).await?;
+    stages.work("demo, MariaDB", Box::pin(demo::run(Options::rehearsal(true, programs)))).await?;
     // All of them, so that one run tells everything that is wrong.
     stages.cargo("tests", &["test", "--workspace", "--all-features", "--no-fail-fast"])?;
     stages.summary();

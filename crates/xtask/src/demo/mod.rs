@@ -1,10 +1,14 @@
-//! `cargo xtask demo`: a shop that writes orders, a bridge, and a reader who sees every committed event arrive.
+//! `cargo xtask demo`: a shop that writes orders, a bridge, a reader who sees every committed event arrive, and two
+//! services that handle them.
 //!
 //! Everything is real: the servers, the bridge's own binary, and its own `init` and `check` for the set-up. At the end
-//! the stream is compared with the outbox table. Nothing is left behind, however the demo ends.
+//! the stream and what the services did are compared with the outbox table. Nothing is left behind, however the demo ends.
 
 mod bridge;
+mod build;
 mod orders;
+mod process;
+mod services;
 mod setup;
 mod show;
 mod verdict;
@@ -25,8 +29,9 @@ use tokio::time::{Instant, Interval};
 use uuid::Uuid;
 
 use self::bridge::Bridge;
-pub(crate) use self::bridge::build;
+pub(crate) use self::build::Programs;
 use self::orders::Report;
+use self::services::Services;
 use self::setup::World;
 use self::show::{Screen, Shown};
 use self::verdict::{Event, digest};
@@ -48,22 +53,33 @@ pub(crate) struct Options {
     /// Use MariaDB in place of MySQL
     #[arg(long)]
     mariadb: bool,
-    /// Kill the bridge with SIGKILL every so many seconds, and start it again at once
+    /// Kill bridge and services with SIGKILL every so many seconds, and start them again at once
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     kill_every: Option<u64>,
-    /// Build the bridge for release, which takes some minutes more the first time
+    /// Build bridge and services for release, which takes some minutes more the first time
     #[arg(long, conflicts_with = "bridge")]
     release: bool,
     /// Start this binary of the bridge instead of building one
     #[arg(long, value_name = "FILE")]
     bridge: Option<PathBuf>,
+    /// What was built already.
+    #[arg(skip)]
+    programs: Option<Programs>,
 }
 
 impl Options {
-    /// A short demo with a binary that was built already.
-    pub(crate) fn rehearsal(mariadb: bool, bridge: PathBuf) -> Self {
-        let bridge = Some(bridge);
-        Self { events: Some(100), rate: None, mariadb, kill_every: None, release: false, bridge }
+    /// A short demo with programs that were built already.
+    pub(crate) fn rehearsal(mariadb: bool, programs: Programs) -> Self {
+        let programs = Some(programs);
+        Self {
+            events: Some(100),
+            rate: None,
+            mariadb,
+            kill_every: None,
+            release: false,
+            bridge: None,
+            programs,
+        }
     }
 
     fn flavour(&self) -> Flavour {
@@ -78,12 +94,16 @@ impl Options {
 /// Runs the demo until Ctrl-C or the wanted number of events.
 pub(crate) async fn run(options: Options) -> Result<()> {
     let mut stop = on_signals()?;
-    let (world, mut bridge) = tokio::select! {
+    let (programs, world, mut bridge) = tokio::select! {
         biased;
         _ = stop.wait_for(|stop| *stop) => bail!("interrupted"),
         prepared = prepare(&options) => prepared?,
     };
-    let result = watch_events(&options, &world, &mut bridge, stop).await;
+    let result = async {
+        let mut services = Services::start(&programs, &world).await?;
+        watch_events(&options, &world, &mut bridge, &mut services, stop).await
+    };
+    let result = Box::pin(result).await;
     let stopped = bridge.stop().await;
     let result = result.and(stopped);
     if result.is_err() {
@@ -92,17 +112,19 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     result
 }
 
-async fn prepare(options: &Options) -> Result<(World, Bridge)> {
-    let program = match &options.bridge {
-        Some(program) => program.clone(),
+async fn prepare(options: &Options) -> Result<(Programs, World, Bridge)> {
+    let programs = match &options.programs {
+        Some(programs) => programs.clone(),
         None => {
-            let package = ["--package", "outbox-bridge", "--bins", "--release"];
-            build(package.get(..if options.release { 4 } else { 3 }).unwrap_or(&package)).await?
+            let mut selection = vec!["--package=loyalty-points", "--package=ship-orders", "--bins"];
+            selection.extend(options.bridge.is_none().then_some("--package=outbox-bridge"));
+            selection.extend(options.release.then_some("--release"));
+            Programs::build(&selection, options.bridge.as_deref()).await?
         }
     };
-    let world = World::start(options.flavour(), &program).await?;
-    let bridge = Bridge::start(&program, &world).await?;
-    Ok((world, bridge))
+    let world = World::start(options.flavour(), &programs.bridge).await?;
+    let bridge = Bridge::start(&programs.bridge, &world).await?;
+    Ok((programs, world, bridge))
 }
 
 /// Becomes true with the first SIGINT, SIGTERM or SIGHUP; the second ends the process, and the servers with it.
@@ -145,6 +167,7 @@ async fn watch_events(
     options: &Options,
     world: &World,
     bridge: &mut Bridge,
+    services: &mut Services<'_>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let stream = world.stream().await?;
@@ -173,6 +196,7 @@ async fn watch_events(
             biased;
             () = next(&mut kills), if writing || !complete => {
                 bridge.kill_and_start_again().await?;
+                services.kill_and_start_again().await?;
                 seen.kills += 1;
             }
             // The writer's reports first, so that a message finds the time when its `COMMIT` was sent.
@@ -192,6 +216,7 @@ async fn watch_events(
     writer.await.context("the writer of orders has failed")?.context("cannot write orders")?;
     let interrupted = *stop.borrow_and_update();
     conclude(options, world, &seen).await?;
+    services.conclude().await?;
     ensure!(
         !interrupted || options.events.is_none(),
         "interrupted before all {} events were committed",
@@ -265,7 +290,7 @@ async fn conclude(options: &Options, world: &World, seen: &Seen) -> Result<()> {
         seen.rolled_back.len()
     );
     if seen.kills > 0 {
-        println!("the bridge was killed with SIGKILL {} times", seen.kills);
+        println!("bridge and services were killed with SIGKILL {} times", seen.kills);
     }
     if let Some((p50, p99)) = verdict::percentiles(&seen.latencies) {
         let from = match options.flavour() {

@@ -14,7 +14,10 @@ use super::verdict::{Event, digest};
 
 /// The outbox table.
 pub(super) const TABLE: &str = "shop.outbox";
-const STREAM: &str = "ORDERS";
+/// The bridge's stream.
+pub(super) const STREAM: &str = "ORDERS";
+/// The stream of the services' dead letters.
+pub(super) const DEAD_LETTERS: &str = "DEAD_LETTERS";
 const USER: &str = "bridge";
 /// Who owns the schema, and creates the outbox table.
 const OWNER: &str = "shop";
@@ -27,6 +30,7 @@ pub(super) struct World {
     jetstream: jetstream::Context,
     pub(super) admin: Port,
     pub(super) folder: tempfile::TempDir,
+    password: String,
 }
 
 impl World {
@@ -39,14 +43,15 @@ impl World {
         say(&format!("nats-server {} on port {}", nats.version(), nats.port()));
         let jetstream = jetstream::new(nats.client().await?);
         let folder = tempfile::Builder::new().prefix("outbox-bridge-demo-").tempdir()?;
-        let world = Self { mysql, nats, jetstream, admin: Port::reserve()?, folder };
+        let password = Uuid::new_v4().to_string();
+        let world = Self { mysql, nats, jetstream, admin: Port::reserve()?, folder, password };
         world.set_up(program).await?;
         Ok(world)
     }
 
     async fn set_up(&self, program: &Path) -> Result<()> {
-        let password = Uuid::new_v4().to_string();
-        std::fs::write(self.folder.path().join("mysql-password"), &password)?;
+        let password = &self.password;
+        std::fs::write(self.folder.path().join("mysql-password"), password)?;
         std::fs::write(self.configuration(), self.configuration_text())?;
         say(&format!("configuration {}:\n\n{}", self.configuration().display(), self.configuration_text()));
 
@@ -56,11 +61,11 @@ impl World {
         };
         self.mysql.exec("CREATE DATABASE shop CHARACTER SET utf8mb4").await?;
         self.mysql.exec(orders::TABLE).await?;
-        self.mysql.create_user(OWNER, &password, "ALL ON shop.*").await?;
+        self.mysql.create_user(OWNER, password, "ALL ON shop.*").await?;
         let owner = [("OUTBOX_BRIDGE__SOURCE__URL", self.mysql.url(OWNER))];
         self.bridge(program, &["init", "--apply", "--dialect", dialect], &owner)?;
         let grants = self.bridge(program, &["init", "--print", "grants", "--dialect", dialect], &[])?;
-        self.mysql.exec(&grants.replace("<password>", &password)).await?;
+        self.mysql.exec(&grants.replace("<password>", password)).await?;
 
         let findings = self.bridge(program, &["check"], &[])?;
         findings.lines().filter(|line| !line.is_empty()).for_each(|line| eprintln!("      {line}"));
@@ -87,6 +92,28 @@ impl World {
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(text)
+    }
+
+    /// Creates the schema of a service, and a user of the same name who may do anything there.
+    pub(super) async fn create_schema(&self, schema: &str) -> Result<()> {
+        self.mysql.exec(&format!("CREATE DATABASE {schema} CHARACTER SET utf8mb4")).await?;
+        self.mysql.create_user(schema, &self.password, &format!("ALL ON {schema}.*")).await
+    }
+
+    /// Where a service finds its schema.
+    pub(super) fn database_url(&self, schema: &str) -> String {
+        let user = format!("{schema}:{}", self.password);
+        format!("{}/{schema}", self.mysql.url(&user))
+    }
+
+    pub(super) fn nats_url(&self) -> String {
+        self.nats.url()
+    }
+
+    /// How many messages of a stream a consumer has not acknowledged; `None` while stream or consumer is not there.
+    pub(super) async fn unhandled(&self, stream: &str, consumer: &str) -> Option<u64> {
+        let info = self.jetstream.get_stream(stream).await.ok()?.consumer_info(consumer).await.ok()?;
+        Some(info.num_pending + u64::try_from(info.num_ack_pending).ok()?)
     }
 
     pub(super) fn configuration(&self) -> PathBuf {
