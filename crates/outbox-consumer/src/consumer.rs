@@ -31,6 +31,9 @@ use crate::{
     shared_state::SharedState,
 };
 
+/// How far the clocks of NATS, of the inbox's database, and of this machine may be apart.
+const CLOCKS_APART_MAX: Duration = Duration::from_secs(3600);
+
 /// A durable consumer of one stream with its handlers. Made by [`Consumer::builder`].
 pub struct Consumer<I: Inbox>(Arc<Inner<I>>);
 
@@ -306,8 +309,9 @@ impl<I: Inbox> Inner<I> {
             let oldest = info.ack_floor.stream_sequence + 1;
             match self.stream.raw_message_builder().sequence(oldest).next_by_subject(">").send().await {
                 Ok(message) => {
-                    let stored = OffsetDateTime::now_utc() - message.time;
-                    age = age.max(stored.try_into().unwrap_or_default());
+                    let stored: Duration =
+                        (OffsetDateTime::now_utc() - message.time).try_into().unwrap_or_default();
+                    age = age.max(stored + CLOCKS_APART_MAX);
                 }
                 Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {}
                 Err(error) => return Err(failed(error.into())),
@@ -320,5 +324,48 @@ impl<I: Inbox> Inner<I> {
 impl<I: Inbox> fmt::Debug for Consumer<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consumer").field("settings", &self.0.settings).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::jetstream::consumer::PullConsumer;
+    use futures_util::StreamExt;
+
+    use super::*;
+    use crate::{handler::router::Router, inbox::MemoryInbox};
+
+    #[tokio::test]
+    async fn a_record_stays_while_an_older_message_may_come_again() -> anyhow::Result<()> {
+        let server = testbed::Nats::builder().start().await?;
+        let client = server.client().await?;
+        let context = jetstream::new(client.clone());
+        let config = jetstream::stream::Config {
+            name: "ORDERS".to_owned(),
+            subjects: vec!["orders.>".to_owned()],
+            ..jetstream::stream::Config::default()
+        };
+        let stream = context.create_stream(config).await?;
+        let retention = Duration::from_millis(1);
+        let consumer = Consumer::builder(client, "ORDERS", "stock")
+            .inbox_retention(retention)
+            .build(MemoryInbox::new(), Router::new().on("placed", async || {}))
+            .await?;
+        assert_eq!(consumer.0.age_to_remove().await?, retention, "nothing waits");
+
+        for _ in 0..3 {
+            context.publish("orders.a", "".into()).await?.await?;
+        }
+        let durable: PullConsumer = stream.get_consumer("stock").await.map_err(anyhow::Error::from_boxed)?;
+        let mut messages = durable.messages().await?;
+        for waits in [true, true, false] {
+            let age = consumer.0.age_to_remove().await?;
+            assert!(age > CLOCKS_APART_MAX, "the older ones wait to be acknowledged: {age:?}");
+            let message = messages.next().await.transpose()?;
+            message.expect("a message").double_ack().await.map_err(anyhow::Error::from_boxed)?;
+            let age = consumer.0.age_to_remove().await?;
+            assert_eq!(age > CLOCKS_APART_MAX, waits, "{age:?}");
+        }
+        Ok(())
     }
 }
