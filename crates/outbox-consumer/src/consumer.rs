@@ -255,7 +255,7 @@ impl<I: Inbox> Inner<I> {
         let stream = Fetcher::new(self.client.clone(), stream);
         let replay = Fetcher::new(self.client.clone(), replay);
         let dispatcher = Dispatcher::new(Arc::new(shared), limits, stream, replay, valid_until);
-        let ended = dispatcher.run().await;
+        let ended = Box::pin(dispatcher.run()).await;
         stopping.cancel();
         ended
     }
