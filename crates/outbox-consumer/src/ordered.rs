@@ -37,6 +37,7 @@ pub(crate) async fn run<I: Inbox>(
     let mut outcome = Ok(());
     loop {
         if shutdown.is_cancelled() || outcome.is_err() {
+            group.begin_to_leave();
             workers.drain_all();
             if workers.is_empty() {
                 break;

@@ -42,6 +42,7 @@ pub(crate) struct Group {
     /// Partitions that nothing here works on any more.
     released: BTreeSet<u16>,
     valid_until: watch::Sender<Instant>,
+    leaving: bool,
     complained: bool,
 }
 
@@ -75,8 +76,14 @@ impl Group {
             beaten: None,
             released: BTreeSet::new(),
             valid_until: watch::Sender::new(Instant::now()),
+            leaving: false,
             complained: false,
         }
+    }
+
+    /// From now on nothing more is taken.
+    pub(crate) fn begin_to_leave(&mut self) {
+        self.leaving = true;
     }
 
     /// How often [`turn`](Self::turn) is to be called.
@@ -149,7 +156,7 @@ impl Group {
             ));
         }
         let record = Record { partitions: self.partitions, ..record };
-        let next = record.beat(&self.instance, &self.released);
+        let next = record.beat(&self.instance, &self.released, self.leaving);
         let holds = |record: &Record| record.member(&self.instance).map(|member| member.holds.clone());
         let due = self.beaten.is_none_or(|beaten| now.duration_since(beaten) >= self.life / 3);
         if due || !gone.is_empty() || !self.released.is_empty() || holds(&found) != holds(&next) {

@@ -45,9 +45,9 @@ impl Record {
         self
     }
 
-    /// The record after a sign of life of `instance`, which is added if it is not there, gives back `released`, and takes
-    /// what is free up to its share.
-    pub(crate) fn beat(mut self, instance: &str, released: &BTreeSet<u16>) -> Self {
+    /// The record after a sign of life of `instance`, which is added if it is not there, gives back `released`, and, unless
+    /// it is leaving, takes what is free up to its share.
+    pub(crate) fn beat(mut self, instance: &str, released: &BTreeSet<u16>, leaving: bool) -> Self {
         if self.member(instance).is_none() {
             let holds = BTreeSet::new();
             self.members.push(Member { instance: instance.to_owned(), beats: 0, holds });
@@ -56,7 +56,7 @@ impl Record {
             member.holds.retain(|partition| !released.contains(partition));
         }
         let held: BTreeSet<u16> = self.members.iter().flat_map(|member| &member.holds).copied().collect();
-        let share = self.share(instance);
+        let share = if leaving { 0 } else { self.share(instance) };
         let mut free = (0..self.partitions).filter(|partition| !held.contains(partition));
         if let Some(member) = self.members.iter_mut().find(|member| member.instance == instance) {
             member.beats += 1;
@@ -91,28 +91,42 @@ mod tests {
 
     #[test]
     fn the_first_takes_all_and_a_newcomer_its_share() {
-        let record = Record::new(5).beat("a", &nothing());
+        let record = Record::new(5).beat("a", &nothing(), false);
         assert_eq!(record.member("a").unwrap().holds.len(), 5);
-        let record = record.beat("b", &nothing());
+        let record = record.beat("b", &nothing(), false);
         assert_eq!((record.share("a"), record.share("b")), (3, 2));
         assert!(record.member("b").unwrap().holds.is_empty(), "until they are given back");
-        let record = record.beat("a", &BTreeSet::from([3, 4])).beat("b", &nothing());
+        let record = record.beat("a", &BTreeSet::from([3, 4]), false).beat("b", &nothing(), false);
         assert_eq!(record.member("a").unwrap().holds, BTreeSet::from([0, 1, 2]));
         assert_eq!(record.member("b").unwrap().holds, BTreeSet::from([3, 4]));
-        let record = record.without(&["a".to_owned()]).beat("b", &nothing());
+        let record = record.without(&["a".to_owned()]).beat("b", &nothing(), false);
         assert_eq!(record.member("b").unwrap().holds.len(), 5);
     }
 
     #[test]
+    fn who_leaves_takes_nothing_more() {
+        let record = Record::new(2).beat("a", &nothing(), false).beat("b", &nothing(), false);
+        let record = record.beat("a", &BTreeSet::from([0]), true);
+        assert_eq!(record.member("a").unwrap().holds, BTreeSet::from([1]));
+        let record = record.beat("b", &nothing(), false).beat("a", &BTreeSet::from([1]), true);
+        assert!(record.member("a").unwrap().holds.is_empty());
+        assert_eq!(
+            record.member("b").unwrap().holds,
+            BTreeSet::from([0]),
+            "its share while the other is there"
+        );
+    }
+
+    #[test]
     fn one_partition_stays_where_it_is() {
-        let record = Record::new(1).beat("b", &nothing()).beat("a", &nothing());
+        let record = Record::new(1).beat("b", &nothing(), false).beat("a", &nothing(), false);
         assert_eq!((record.share("b"), record.share("a")), (1, 0));
         assert_eq!(record.share("c"), 0);
     }
 
     #[test]
     fn the_record_is_readable() {
-        let record = Record::new(2).beat("a", &nothing());
+        let record = Record::new(2).beat("a", &nothing(), false);
         let json = serde_json::to_string(&record).unwrap();
         assert_eq!(
             json,
@@ -140,7 +154,7 @@ mod tests {
                     let extra = member.holds.len().saturating_sub(record.share(name));
                     member.holds.iter().rev().take(extra).copied().collect::<BTreeSet<_>>()
                 });
-                record.beat(name, &surplus.unwrap_or_default())
+                record.beat(name, &surplus.unwrap_or_default(), false)
             };
             for (step, who) in steps {
                 record = match step {
@@ -149,7 +163,7 @@ mod tests {
                 };
                 check(&record);
             }
-            record = record.beat("a", &BTreeSet::new());
+            record = record.beat("a", &BTreeSet::new(), false);
             for _ in 0..3 {
                 for member in record.members.clone() {
                     record = beat(record, &member.instance);
