@@ -76,11 +76,16 @@ impl Fetcher {
         &self.name
     }
 
-    /// Asks for as many messages as there is room for, if that is worth a request.
-    pub(crate) async fn ask(&mut self, room: usize) {
+    /// Asks for as many messages as there is room for, if that is worth a request: of the `capacity` a quarter when there
+    /// is enough to do, so that under load a request brings many; anything when workers wait and nothing is on its way.
+    pub(crate) async fn ask(&mut self, room: usize, capacity: usize, enough_to_do: bool) {
         let missing = room.saturating_sub(self.outstanding);
-        // Under load one request for half of the room, not one a message; when idle nothing stands in the way.
-        if missing == 0 || (self.outstanding > 0 && missing < room.div_ceil(2)) {
+        let worth = match (enough_to_do, self.outstanding) {
+            (true, _) => capacity / 4,
+            (false, 0) => 0,
+            (false, _) => room / 2,
+        };
+        if missing < worth.max(1) {
             return;
         }
         if Instant::now() < self.not_before

@@ -201,8 +201,9 @@ impl<I: Inbox> Dispatcher<I> {
             return;
         }
         let held = self.held.len().saturating_sub(self.replays_held);
-        self.stream.ask(self.limits.in_hand_max.saturating_sub(held)).await;
-        self.replay.ask(REPLAYS_MAX.saturating_sub(self.replays_held)).await;
+        let (capacity, enough) = (self.limits.in_hand_max, !self.running.has_room());
+        self.stream.ask(capacity.saturating_sub(held), capacity, enough).await;
+        self.replay.ask(REPLAYS_MAX.saturating_sub(self.replays_held), REPLAYS_MAX, enough).await;
     }
 
     /// Takes what came and what else is there.
