@@ -54,6 +54,8 @@ pub(crate) struct Scale {
     pub(crate) rounds: usize,
     /// Events of a backlog.
     pub(crate) events: u64,
+    /// The same where several backlogs are compared.
+    pub(crate) shape_events: u64,
     /// Messages for the bare loops, which are held in memory.
     pub(crate) limit_messages: u64,
     /// Events a second for latencies, and for how long.
@@ -71,13 +73,15 @@ impl Scale {
         let full = Self {
             rounds,
             events: 1_000_000,
+            shape_events: 200_000,
             limit_messages: 200_000,
             rates: &[100, 1_000, 5_000, 20_000],
             seconds: 20,
             foreign_percents: &[0, 25, 50, 75, 90, 99],
             smoke: false,
         };
-        let quick = Self { events: 50_000, seconds: 2, foreign_percents: &[0, 90, 99], ..full };
+        let quick =
+            Self { events: 60_000, shape_events: 20_000, seconds: 1, foreign_percents: &[0, 90, 99], ..full };
         match options {
             Options { smoke: true, .. } => Self {
                 events: 2_000,

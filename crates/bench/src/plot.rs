@@ -8,8 +8,8 @@ use anyhow::Result;
 
 use crate::report::{Measurement, Report, Target, median};
 
-const WIDTH: f64 = 760.0;
-const LABELS_WIDTH: f64 = 300.0;
+const WIDTH: f64 = 860.0;
+const LABELS_WIDTH: f64 = 400.0;
 const BAR_HEIGHT: f64 = 22.0;
 const PLOT_HEIGHT: f64 = 320.0;
 const MARGIN: f64 = 60.0;
@@ -24,7 +24,7 @@ pub(crate) fn draw(report: &Report, folder: &Path) -> Result<()> {
         plots.entry((measurement.group, measurement.unit.name())).or_default().push(measurement);
     }
     for ((group, unit), measurements) in plots {
-        let file = format!("{group}-{}.svg", unit.trim_matches('/'));
+        let file = format!("{group}-{}.svg", unit.replace('/', "per-"));
         std::fs::write(folder.join(file), lines(group, unit, &measurements))?;
     }
     Ok(())
