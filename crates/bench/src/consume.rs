@@ -76,7 +76,7 @@ async fn effect(
 }
 
 pub(crate) async fn measure(field: &Field, scale: &Scale) -> Result<Vec<Measurement>> {
-    let backlog = Backlog::plain(scale.events.min(scale.limit_messages));
+    let backlog = Backlog::plain((scale.events / 2).min(scale.limit_messages));
     progress("consumers: filling the log");
     field.fill(backlog).await?;
     let messages = field.messages(backlog.events()).await?;
