@@ -1,4 +1,6 @@
 //! From the log to the stream, end to end: the bridge's own binary against a backlog.
+//!
+//! Its processor time counts from the process's start, which weighs with a small backlog.
 
 use std::time::Duration;
 

@@ -3,7 +3,8 @@
 //! The load is an open loop: each transaction has its time from the beginning on, and is sent then whether or not earlier
 //! ones have arrived, so a stall of the bridge delays nothing but the messages behind it, and all of them count. *Commit* is
 //! the server's own timestamp of the transaction, *stored* the stream's. What stalls the writers themselves would be left
-//! out so; the time from when a transaction was *due* to when it was stored has that too.
+//! out so; the time from when a transaction was *due* to when it was stored has that too. The consumer whose handler is
+//! timed shares this process's one thread with the writers.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
