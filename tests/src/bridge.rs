@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use rustix::param::clock_ticks_per_second;
 use rustix::process::{Pid, Signal, kill_process};
 use testbed::{Port, eventually, freeze};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -30,6 +31,8 @@ pub struct Bridge {
     binary: PathBuf,
     admin: Port,
     folder: tempfile::TempDir,
+    /// Whether its log is shown when it is dropped.
+    tell: bool,
 }
 
 #[derive(Debug)]
@@ -57,7 +60,8 @@ impl Bridge {
     /// When there is no executable.
     pub fn spawn(settings: &Settings) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("outbox-bridge-test-").tempdir()?;
-        let mut bridge = Self { running: None, binary: binary()?, admin: Port::reserve()?, folder };
+        let mut bridge =
+            Self { running: None, binary: binary()?, admin: Port::reserve()?, folder, tell: true };
         bridge.configure(settings)?;
         bridge.launch()?;
         Ok(bridge)
@@ -238,6 +242,17 @@ impl Bridge {
         Ok(())
     }
 
+    /// As [`stop`](Self::stop), after which nobody needs its log any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`stop`](Self::stop).
+    pub async fn finish(mut self) -> Result<()> {
+        self.stop().await?;
+        self.tell = false;
+        Ok(())
+    }
+
     /// Waits until the process ends by itself and returns its exit code.
     ///
     /// # Errors
@@ -305,6 +320,21 @@ impl Bridge {
         Ok(kib * 1024)
     }
 
+    /// The processor time that the process has taken since its launch, in user and kernel mode.
+    ///
+    /// # Errors
+    ///
+    /// When the process does not run.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let running = self.running.as_ref().context("the bridge does not run")?;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", running.child.id()))?;
+        // The second field is the program's name, in parentheses; times are the 14th and the 15th (proc_pid_stat(5)).
+        let (_, fields) = stat.rsplit_once(')').context("no name in /proc/<pid>/stat")?;
+        let times = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+        let ticks: u64 = times.sum::<Result<u64, _>>()?;
+        Ok(Duration::from_secs(ticks) / u32::try_from(clock_ticks_per_second())?)
+    }
+
     /// All that the bridge has logged, over all its launches.
     #[must_use]
     pub fn log(&self) -> String {
@@ -341,8 +371,10 @@ impl Bridge {
 
 impl Drop for Bridge {
     fn drop(&mut self) {
-        // The test's output, which is shown only if it fails.
-        eprintln!("--- the bridge's log ends:\n{}", tail(&self.log_path()));
+        if self.tell {
+            // The test's output, which is shown only if it fails.
+            eprintln!("--- the bridge's log ends:\n{}", tail(&self.log_path()));
+        }
         drop(self.forget());
     }
 }

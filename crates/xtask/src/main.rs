@@ -1,5 +1,6 @@
 //! The one entry for everything that is done with this repository; see `cargo xtask --help`.
 
+mod bench;
 mod check;
 mod demo;
 mod servers;
@@ -19,6 +20,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Measure bridge and consumers beside the limits that the servers set, and print a table
+    Bench(bench::Options),
     /// Check format, lints, documentation, and licences where cargo-deny is installed
     Check,
     /// Watch committed orders of a real MySQL arrive in a real NATS stream, until Ctrl-C
@@ -44,6 +47,7 @@ fn main() -> Result<()> {
 
 async fn run(task: Task) -> Result<()> {
     match task {
+        Task::Bench(options) => bench::run(options).await,
         Task::Check => check::check(),
         Task::Demo(options) => Box::pin(demo::run(options)).await,
         Task::Servers => servers::run().await,

@@ -37,8 +37,8 @@ impl Programs {
     }
 }
 
-/// The programs that were built, by name.
-async fn build(selection: &[&str]) -> Result<HashMap<String, PathBuf>> {
+/// Builds what `selection` says; the programs by name.
+pub(crate) async fn build(selection: &[&str]) -> Result<HashMap<String, PathBuf>> {
     let mut command = Command::from(cargo());
     command
         .arg("build")
@@ -49,7 +49,7 @@ async fn build(selection: &[&str]) -> Result<HashMap<String, PathBuf>> {
         .stdout(Stdio::piped())
         .kill_on_drop(true);
     let output = command.spawn().context("cannot run cargo")?.wait_with_output().await?;
-    ensure!(output.status.success(), "the demo's programs cannot be built ({})", output.status);
+    ensure!(output.status.success(), "the programs cannot be built ({})", output.status);
     let messages = String::from_utf8_lossy(&output.stdout).into_owned();
     let program = |line| {
         let message: Value = serde_json::from_str(line).ok()?;

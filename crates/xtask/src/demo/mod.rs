@@ -29,7 +29,7 @@ use tokio::time::{Instant, Interval};
 use uuid::Uuid;
 
 use self::bridge::Bridge;
-pub(crate) use self::build::Programs;
+pub(crate) use self::build::{Programs, build};
 use self::orders::Report;
 use self::services::Services;
 use self::setup::World;
