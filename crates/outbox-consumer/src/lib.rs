@@ -57,6 +57,18 @@
 //! nothing, or a result whose error becomes a [`HandlerError`]. A [`Router`] says which handler gets which event type, and
 //! what happens to types [without a handler](Unhandled). `tower` layers wrap handlers by [`Handler::layer`].
 //!
+//! # Inboxes
+//!
+//! | inbox | feature | a handler's effects happen |
+//! |---|---|---|
+//! | `MySqlInbox` (MySQL, MariaDB) | `mysql`, on by default | once: they and the record are one transaction |
+//! | `PostgresInbox` | `postgres` | once, in the same way |
+//! | [`KvInbox`](inbox::KvInbox), a JetStream bucket | – | once or more: the record follows the effect |
+//! | [`MemoryInbox`](inbox::MemoryInbox) | – | for tests: it forgets when the process ends |
+//!
+//! The record is one row or key for each consumer and message id. It goes by age, but never while its message can still be
+//! delivered again ([`inbox_retention`](ConsumerBuilder::inbox_retention)).
+//!
 //! # What happens to a message
 //!
 //! | what came of it | what happens |

@@ -145,8 +145,12 @@ impl Wire for NatsWire {
             headers.insert(HeaderName::from_static(header::CE_ID), message.id.as_str());
             headers.insert(HeaderName::from_static(header::POSITION), message.position().to_string());
             for (name, value) in &message.headers {
-                let name = HeaderName::from_str(name)
-                    .map_err(|_| unsendable(format!("{name:?} is no header name")))?;
+                let name = match name {
+                    // One of the contract's own names is neither checked nor copied.
+                    Cow::Borrowed(name) => HeaderName::from_static(name),
+                    Cow::Owned(name) => HeaderName::from_str(name)
+                        .map_err(|_| unsendable(format!("{name:?} is no header name")))?,
+                };
                 if value.contains(['\r', '\n', '\0']) {
                     return Err(unsendable(format!("the value of header {name} has a control character")));
                 }
