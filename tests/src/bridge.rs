@@ -118,15 +118,19 @@ impl Bridge {
     ///
     /// When it cannot be run.
     pub fn command(&self, arguments: &[&str]) -> Result<(i32, String)> {
-        let output = Command::new(&self.binary)
-            .args(arguments)
-            .arg("--config")
-            .arg(self.folder.path().join("bridge.toml"))
-            .stdin(Stdio::null())
-            .output()?;
-        let text =
-            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        Ok((output.status.code().context("ended by a signal")?, text))
+        run_command(&self.binary, &self.folder.path().join("bridge.toml"), arguments)
+    }
+
+    /// Runs a command of the program without a bridge beside it; gives its exit code and what it printed.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be run.
+    pub fn once(settings: &Settings, arguments: &[&str]) -> Result<(i32, String)> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("bridge.toml");
+        std::fs::write(&path, settings.to_toml())?;
+        run_command(&binary()?, &path, arguments)
     }
 
     /// Starts the process again and waits until it is ready.
@@ -377,6 +381,14 @@ impl Drop for Bridge {
         }
         drop(self.forget());
     }
+}
+
+fn run_command(binary: &Path, config: &Path, arguments: &[&str]) -> Result<(i32, String)> {
+    let output =
+        Command::new(binary).args(arguments).arg("--config").arg(config).stdin(Stdio::null()).output()?;
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    Ok((output.status.code().context("ended by a signal")?, text))
 }
 
 fn binary() -> Result<PathBuf> {

@@ -146,7 +146,12 @@ async fn checkpoint(
         }
     }
     let mut checkpoints = KvCheckpoints::new(jetstream.clone(), bucket.clone(), config.name.clone(), 1);
-    match checkpoints.load().await {
+    let loaded = match checkpoints.load().await {
+        // The server allows each key by itself.
+        Ok(loaded) => read_lease(jetstream, config).await.map(|()| loaded),
+        Err(error) => Err(error),
+    };
+    match loaded {
         Ok(Some((checkpoint, _))) => {
             let problem = format!(
                 "holds the checkpoint {}, at {}:{}",
@@ -172,6 +177,13 @@ async fn checkpoint(
     }
 }
 
+async fn read_lease(jetstream: &Context, config: &Config) -> Result<(), CheckpointError> {
+    let unavailable = |error: &dyn std::error::Error| CheckpointError::Unavailable(report(error));
+    let bucket =
+        jetstream.get_key_value(&config.checkpoint.bucket).await.map_err(|error| unavailable(&error))?;
+    bucket.entry(lease_key(&config.name)).await.map(drop).map_err(|error| unavailable(&error))
+}
+
 /// Asks for a stream in a way that cannot be granted: the name in the subject is not that in the request.
 async fn may_create(
     jetstream: &Context,
@@ -184,7 +196,9 @@ async fn may_create(
         jetstream.request(format!("STREAM.CREATE.{stream}"), &request).await;
     let reason = match answer {
         Ok(answer) => match answer.pointer("/error/err_code").and_then(serde_json::Value::as_u64) {
-            Some(code) if code == ErrorCode::STREAM_MISMATCH.0 => return Ok(()),
+            Some(code) if code == ErrorCode::STREAM_MISMATCH.0 => {
+                return may_ask(jetstream, complaints, subject).await;
+            }
             _ => answer.to_string(),
         },
         Err(error) => report(&error),
@@ -196,6 +210,17 @@ async fn may_create(
         format!(
             "allow the bridge's user to publish to $JS.API.STREAM.CREATE.{stream}, or create the bucket for it"
         ),
+    ))
+}
+
+/// The client asks about the account before it creates a bucket.
+async fn may_ask(jetstream: &Context, complaints: &Complaints, subject: &str) -> Result<(), Finding> {
+    let Err(error) = jetstream.query_account().await else { return Ok(()) };
+    Err(Finding::new(
+        Severity::Error,
+        subject,
+        format!("does not exist and cannot be created ({}){}", report(&error), complaints.all()),
+        "allow the bridge's user to publish to $JS.API.INFO, or create the bucket for it",
     ))
 }
 
