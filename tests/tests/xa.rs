@@ -1,9 +1,11 @@
 //! XA transactions: published when they commit, in the order of the commits, and never when they are rolled back.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use mysql_async::prelude::Queryable as _;
 use outbox_bridge_tests::{Bridge, Event, Expected, Order, TABLE, World};
-use testbed::Flavour;
+use testbed::{Flavour, eventually};
 
 /// A world, and the events in the order of their commits.
 struct Scene {
@@ -28,13 +30,24 @@ impl Scene {
     }
 
     async fn commit(&mut self, xid: &str, events: Vec<Event>) -> Result<()> {
-        self.world.database.exec(&format!("XA COMMIT {xid}")).await?;
+        self.end(&format!("XA COMMIT {xid}")).await?;
         self.committed.extend(events);
         Ok(())
     }
 
     async fn roll_back(&self, xid: &str) -> Result<()> {
-        self.world.database.exec(&format!("XA ROLLBACK {xid}")).await
+        self.end(&format!("XA ROLLBACK {xid}")).await
+    }
+
+    /// Ends what another session prepared. The server lets go of it for others only when it has noticed that session's end.
+    async fn end(&self, statement: &str) -> Result<()> {
+        eventually(statement, Duration::from_secs(10), async || {
+            match self.world.database.exec(statement).await {
+                Err(error) if is_unknown_xid(&error) => Ok(None),
+                done => done.map(Some),
+            }
+        })
+        .await
     }
 
     async fn insert(&mut self, number: u64) -> Result<()> {
@@ -50,6 +63,12 @@ impl Scene {
         let expected: Vec<_> = self.committed.iter().map(|event| Expected::of(TABLE, event)).collect();
         self.world.verify_rows(&self.bridge, &expected, Order::Total).await
     }
+}
+
+fn is_unknown_xid(error: &anyhow::Error) -> bool {
+    const XAER_NOTA: u16 = 1397;
+    let error = error.downcast_ref::<mysql_async::Error>();
+    matches!(error, Some(mysql_async::Error::Server(error)) if error.code == XAER_NOTA)
 }
 
 fn events(numbers: std::ops::Range<u64>) -> Vec<Event> {
