@@ -2,7 +2,8 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -91,11 +92,29 @@ fn private(facts: &Facts) -> Result<(Command, PrivateRoot)> {
     let place = Shelf::open("tools")?.entry(&format!("{}-{SUITE}", facts.name), |folder| {
         progress(&format!("getting {} from Debian's packages ({SUITE})", facts.name));
         packages::unpack(SUITE, &[facts.package], folder)?;
+        prune(folder, facts.name)?;
         run(command(facts, &PrivateRoot::open(folder)?).arg("--version"))?;
         Ok(())
     })?;
     let root = PrivateRoot::open(&place)?;
     Ok((command(facts, &root), root))
+}
+
+/// Removes the programs that the tool came with, which are larger than all the rest.
+fn prune(folder: &Path, tool: &str) -> Result<()> {
+    for needless in ["usr/sbin", "usr/share"] {
+        let path = folder.join(needless);
+        if path.exists() {
+            fs::remove_dir_all(path)?;
+        }
+    }
+    for entry in fs::read_dir(folder.join("usr/bin"))? {
+        let entry = entry?;
+        if entry.file_name() != tool {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn command(facts: &Facts, root: &PrivateRoot) -> Command {
