@@ -127,7 +127,7 @@ accounts {
     { user: admin, password: "s3cret-of-nats" }
     { user: bridge, password: "s3cret-of-nats", permissions: {
         publish: ["orders.>", "$KV.OUTBOX_BRIDGE.>", "$JS.API.STREAM.INFO.>", "$JS.API.STREAM.MSG.GET.>",
-                  "$JS.API.STREAM.CREATE.KV_OUTBOX_BRIDGE", "$JS.API.DIRECT.GET.>"]
+                  "$JS.API.INFO", "$JS.API.STREAM.CREATE.KV_OUTBOX_BRIDGE", "$JS.API.DIRECT.GET.>"]
         subscribe: ["_INBOX.>"] } }
     { user: mute, password: "s3cret-of-nats", permissions: { publish: ["$JS.API.>", "$KV.>"], subscribe: ["_INBOX.>"] } }
     { user: blind, password: "s3cret-of-nats", permissions: {
