@@ -79,6 +79,8 @@ pub mod names {
     pub const READY: &str = "outbox_ready_state";
     /// Whether the bridge holds the lease.
     pub const LEADER: &str = "outbox_leader_state";
+    /// When the process started.
+    pub const START_TIME: &str = "outbox_start_time_seconds";
     /// The version.
     pub const BUILD_INFO: &str = "outbox_build_info";
 }
@@ -117,6 +119,7 @@ pub const METRICS: &[Metric] = &[
     metric(names::CHECKPOINT_AGE, G, Unit::Seconds, &[], "Time since the last checkpoint was written."),
     metric(names::READY, G, Unit::Count, &[], "1 if the bridge is ready, else 0."),
     metric(names::LEADER, G, Unit::Count, &[], "1 if this bridge publishes, 0 if it stands by."),
+    metric(names::START_TIME, G, Unit::Seconds, &[], "When the process started, in seconds since the epoch."),
     metric(names::BUILD_INFO, G, Unit::Count, &["version"], "Always 1; the label says which version runs."),
 ];
 
@@ -139,8 +142,15 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder)?;
     describe();
-    gauge!(names::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    identify();
     Ok(handle)
+}
+
+/// Tells one run of one version from others.
+fn identify() {
+    gauge!(names::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    gauge!(names::START_TIME).set(now.as_secs_f64());
 }
 
 fn describe() {
@@ -316,7 +326,7 @@ mod tests {
             stream.commit_to_stored.record(0.001);
             ready().set(1.0);
             bridge.leader.set(1.0);
-            gauge!(names::BUILD_INFO, "version" => "x").set(1.0);
+            identify();
         });
         let text = handle.render();
         let recorded: std::collections::BTreeSet<&str> =

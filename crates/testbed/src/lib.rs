@@ -4,8 +4,9 @@
 //! cache folder outside the repository, and starts each on a free port with its data in a temporary folder. A
 //! server dies with its handle, and with the process that started it, however that process ends.
 //!
-//! Beside the servers stand [`FaultyProxy`], a TCP proxy whose faults are switched at run time, and
-//! [`TlsMaterial`], certificates for tests of TLS.
+//! Beside the servers stand [`FaultyProxy`], a TCP proxy whose faults are switched at run time,
+//! [`TlsMaterial`], certificates for tests of TLS, and programs that check files for others: [`promtool`] and
+//! [`systemd_analyze`].
 //!
 //! It never skips: where a server can neither be found nor got, the error says what to install or which variable
 //! to set.
@@ -18,6 +19,8 @@
 //! | `OUTBOX_TESTBED_MARIADBD_NEXT` | path of a `mariadbd` of release 11 to use |
 //! | `OUTBOX_TESTBED_POSTGRES` | path of a `postgres` to use, version 13 or newer, with `initdb` beside it |
 //! | `OUTBOX_TESTBED_NATS_SERVER` | path of a `nats-server` to use where the newest is asked for |
+//! | `OUTBOX_TESTBED_PROMTOOL` | path of a `promtool` to use |
+//! | `OUTBOX_TESTBED_SYSTEMD_ANALYZE` | path of a `systemd-analyze` to use, version 250 or newer |
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
@@ -39,6 +42,7 @@ mod process;
 mod proxy;
 mod servers;
 mod tls;
+mod tools;
 mod version;
 mod wait;
 mod wheel;
@@ -51,5 +55,6 @@ pub use process::freeze;
 pub use proxy::{Direction, FaultyProxy};
 pub use servers::{Server, prefetch_all};
 pub use tls::{Certificate, TlsMaterial};
+pub use tools::{promtool, systemd_analyze};
 pub use version::Version;
 pub use wait::eventually;

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::cache::progress;
 use crate::mysql::{self, Flavour, Release};
 use crate::nats;
 use crate::postgres;
+use crate::tools;
 use crate::version::Version;
 
 /// A server that is at hand.
@@ -20,7 +22,7 @@ pub struct Server {
     pub path: PathBuf,
 }
 
-/// Gets every server that the tests use, and says on standard error what it does. What is at hand already is left as
+/// Gets every server and tool that the tests use, and says on standard error what it does. What is at hand already is left as
 /// it is.
 ///
 /// # Errors
@@ -54,6 +56,9 @@ pub async fn prefetch_all() -> Result<Vec<Server>> {
                 version: software.version,
                 path: software.path,
             });
+        }
+        for (name, path) in tools::prefetch()? {
+            progress(&format!("{name} is at {}", path.display()));
         }
         Ok(servers)
     })

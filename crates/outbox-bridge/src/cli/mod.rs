@@ -1,6 +1,7 @@
 //! The command line: what was typed becomes one of a few commands, and every command an exit code.
 
 mod check;
+mod health;
 mod init;
 mod run;
 mod signals;
@@ -81,6 +82,8 @@ enum Command {
         #[command(flatten)]
         options: status::Options,
     },
+    /// Asks the bridge that runs beside it whether it is ready; exits with 0 if so, for containers' health checks
+    Health(ConfigArgument),
 }
 
 #[derive(Debug, clap::Args)]
@@ -114,6 +117,7 @@ fn execute(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Status { config, options } => {
             with_config(&config.config, |config| status::execute(&config, options))
         }
+        Command::Health(argument) => with_config(&argument.config, |config| health::execute(&config)),
     }
 }
 
