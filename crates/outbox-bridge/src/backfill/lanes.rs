@@ -64,10 +64,13 @@ impl Lanes {
     }
 
     /// The position of the stream's next row, made at that time.
-    pub(super) fn next(&mut self, stream: usize, created_micros: Option<u64>) -> (Arc<TransactionId>, u64) {
-        let Some(lane) = self.lanes.get_mut(stream) else {
-            unreachable!("a row of a stream without a writer")
-        };
+    pub(super) fn next(
+        &mut self,
+        stream: usize,
+        created_micros: Option<u64>,
+    ) -> Result<(Arc<TransactionId>, u64), Stop> {
+        let lane = self.lanes.get_mut(stream);
+        let lane = lane.ok_or_else(|| Stop::Internal(format!("stream {stream} has no writer")))?;
         let row = lane.row;
         lane.row += 1;
         let mut transaction = lane.transaction.clone();
