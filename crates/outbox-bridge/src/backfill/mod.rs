@@ -80,6 +80,8 @@ pub(crate) struct Progress {
     pub(crate) left: u64,
     /// Rows published, or to be.
     pub(crate) published: u64,
+    /// Of these, rows that the server did not store, since it knows their ids from messages that are gone.
+    pub(crate) dropped: u64,
 }
 
 /// Why it cannot be done.
@@ -282,7 +284,14 @@ impl Backfill<'_> {
         let known = Known { several: &several, held: &held, logged: &logged };
         let whole = self.publish(&mut connection, &tables, &known, &mut lanes, &mut progress, tell).await?;
         let stored = lanes.finish().await?;
-        let finished = whole && !self.request.dry_run;
+        if revision.is_some() {
+            let stored_now = stored
+                .iter()
+                .zip(&ends)
+                .map(|(stored, end)| stored.sequence.saturating_sub(end.last_sequence));
+            progress.dropped = progress.published.saturating_sub(stored_now.sum());
+        }
+        let finished = whole && progress.dropped == 0 && !self.request.dry_run;
         if let Some(revision) = revision.filter(|_| finished) {
             let streams = self.streams.iter().cloned().zip(stored.into_iter().map(|stored| StreamPoint {
                 sequence: stored.sequence,
@@ -374,7 +383,7 @@ impl Backfill<'_> {
                     holds,
                 });
             }
-            if handover::first_row(point, &tail).is_none() {
+            if !self.request.dry_run && handover::first_row(point, &tail).is_none() {
                 let position = match &tail {
                     Tail::Message(tail) => tail.position.to_string(),
                     Tail::Empty { .. } => String::new(),

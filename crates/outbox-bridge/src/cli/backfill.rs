@@ -84,6 +84,12 @@ fn summary(outcome: &Outcome, dry_run: bool) -> String {
     }
     text += &if dry_run {
         format!("the log would take over at {}\n", outcome.point)
+    } else if outcome.progress.dropped > 0 {
+        format!(
+            "{} of them were not stored: the server still knows their ids from messages that are gone. Run `outbox-bridge backfill` again \
+             when the stream's duplicate window has passed\n",
+            outcome.progress.dropped
+        )
     } else if outcome.finished {
         format!("the log takes over at {}: start `outbox-bridge run`\n", outcome.point)
     } else {

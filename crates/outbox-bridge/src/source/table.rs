@@ -108,11 +108,10 @@ pub(crate) struct TableRow {
 pub(crate) async fn prepare_session(connection: &mut Connection) -> Result<(), ConnectionError> {
     connection
         .execute(
-            "SET SESSION time_zone = '+00:00', SESSION net_write_timeout = 86400, SESSION wait_timeout = 86400, \
-             SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+            "SET SESSION time_zone = '+00:00', SESSION net_write_timeout = 86400, SESSION wait_timeout = 86400",
         )
-        .await
-        .map(drop)
+        .await?;
+    connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await
 }
 
 impl OutboxTable {
