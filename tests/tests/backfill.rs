@@ -60,7 +60,8 @@ async fn killed_at_random_under_load(flavour: Flavour) -> Result<()> {
             .await?;
     load.await_more(30).await?;
 
-    let settings = world.settings().set("lease.ttl", "2s");
+    // Short, as each killed one is waited for, and long enough for a busy machine.
+    let settings = world.settings().set("lease.ttl", "5s");
     let command = Kill::new(&settings)?;
     for _ in 0..3 {
         let rows = rand::rng().random_range(1..1_200);
