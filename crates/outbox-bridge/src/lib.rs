@@ -1,6 +1,7 @@
 //! Outbox Bridge: committed rows of a MySQL outbox table become JetStream messages, exactly once and in commit order.
 
 pub mod admin;
+pub(crate) mod backfill;
 mod backoff;
 pub mod checkpoint;
 pub mod cli;

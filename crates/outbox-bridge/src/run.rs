@@ -35,7 +35,7 @@ pub struct RunError {
 }
 
 impl RunError {
-    fn new(message: &str, exit: Exit, source: impl Error + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(message: &str, exit: Exit, source: impl Error + Send + Sync + 'static) -> Self {
         Self { message: message.to_owned(), exit, source: Some(Box::new(source)) }
     }
 
@@ -130,7 +130,7 @@ pub async fn run(
     }
 }
 
-fn pipeline_options(config: &Config, instance: String, streams: Vec<String>) -> PipelineOptions {
+pub(crate) fn pipeline_options(config: &Config, instance: String, streams: Vec<String>) -> PipelineOptions {
     PipelineOptions {
         instance,
         checkpoint_key: format!("{} in bucket {}", config.name, config.checkpoint.bucket),
@@ -165,7 +165,7 @@ impl Drop for AbortOnDrop {
 }
 
 /// What the process calls itself in checkpoints: host, process and a random part.
-fn instance() -> String {
+pub(crate) fn instance() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}:{}:{:08x}", host.trim(), std::process::id(), rand::random::<u32>())
 }
@@ -186,7 +186,7 @@ fn exit_of(error: &PipelineError<LogError>) -> Exit {
 }
 
 /// The streams in the order of the configuration, each once.
-fn stream_names(config: &Config) -> Vec<String> {
+pub(crate) fn stream_names(config: &Config) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for outbox in &config.outboxes {
         if !names.contains(&outbox.stream) {
@@ -196,7 +196,7 @@ fn stream_names(config: &Config) -> Vec<String> {
     names
 }
 
-fn route_maker(config: &Config, streams: &[String]) -> crate::source::MakeRoutes {
+pub(crate) fn route_maker(config: &Config, streams: &[String]) -> crate::source::MakeRoutes {
     let outboxes = config.outboxes.clone();
     let streams = streams.to_vec();
     Box::new(move |server| {
@@ -208,7 +208,7 @@ fn route_maker(config: &Config, streams: &[String]) -> crate::source::MakeRoutes
     })
 }
 
-fn log_options(config: &Config) -> LogOptions {
+pub(crate) fn log_options(config: &Config) -> LogOptions {
     LogOptions {
         connect: connect_options(&config.source),
         server_id: config.source.server_id,
@@ -243,7 +243,7 @@ pub(crate) fn connect_options(source: &config::Source) -> ConnectOptions {
 }
 
 /// Connects to NATS, as often as it takes; the receiver counts the connection's losses.
-async fn connect_nats(
+pub(crate) async fn connect_nats(
     config: &Config,
     readiness: &Readiness,
 ) -> Result<(Client, watch::Receiver<u64>), RunError> {
@@ -298,7 +298,11 @@ fn notice(event: &Event, losses: &watch::Sender<u64>, metrics: &BridgeMetrics, r
 }
 
 /// As many as configured, else as the first stream has.
-async fn checkpoint_replicas(config: &Config, context: &jetstream::Context, streams: &[String]) -> usize {
+pub(crate) async fn checkpoint_replicas(
+    config: &Config,
+    context: &jetstream::Context,
+    streams: &[String],
+) -> usize {
     if let Some(replicas) = config.checkpoint.replicas {
         return usize::from(replicas);
     }
@@ -311,12 +315,12 @@ async fn checkpoint_replicas(config: &Config, context: &jetstream::Context, stre
 
 /// Makes the wires to the configured streams.
 #[derive(Debug)]
-struct NatsWires {
-    client: Client,
-    context: jetstream::Context,
-    disconnects: watch::Receiver<u64>,
-    mode: PublishMode,
-    message_id: bool,
+pub(crate) struct NatsWires {
+    pub(crate) client: Client,
+    pub(crate) context: jetstream::Context,
+    pub(crate) disconnects: watch::Receiver<u64>,
+    pub(crate) mode: PublishMode,
+    pub(crate) message_id: bool,
 }
 
 /// The first server with fast ingest.

@@ -7,7 +7,7 @@ use async_nats::jetstream::{
     kv::{CreateErrorKind, EntryErrorKind, Operation, Store, UpdateErrorKind},
 };
 
-use super::{Checkpoint, CheckpointError, Checkpoints, FORMAT_VERSION};
+use super::{BACKFILL_VERSION, Checkpoint, CheckpointError, Checkpoints, FORMAT_VERSION};
 
 /// How long the store may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -103,9 +103,9 @@ impl Checkpoints for KvCheckpoints {
         }
         let version: Version =
             serde_json::from_slice(&entry.value).map_err(|error| unreadable(error.to_string()))?;
-        if version.version > FORMAT_VERSION {
+        if version.version > FORMAT_VERSION.max(BACKFILL_VERSION) {
             return Err(unreadable(format!(
-                "it has format {}, and this bridge knows formats up to {FORMAT_VERSION}: a newer bridge wrote it; run \
+                "it has format {}, and this bridge knows formats up to {BACKFILL_VERSION}: a newer bridge wrote it; run \
                  that one",
                 version.version
             )));

@@ -13,8 +13,11 @@ use serde::{Deserialize, Serialize};
 pub use kv::KvCheckpoints;
 pub(crate) use kv::open_bucket;
 
-/// The version of the format that this bridge writes, and the newest that it reads.
+/// The version of the format that this bridge writes, and the newest that it reads but for [`BACKFILL_VERSION`].
 pub const FORMAT_VERSION: u32 = 1;
+
+/// The version of a checkpoint with an unfinished backfill, which a bridge that knows of none must not pass over.
+pub const BACKFILL_VERSION: u32 = 2;
 
 /// How far everything is known to be stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +32,17 @@ pub struct Checkpoint {
     pub streams: BTreeMap<String, StreamPoint>,
     /// When it was written, in seconds since the epoch.
     pub written_seconds: u64,
+    /// The backfill that has begun and not ended: until it has, nothing may be read from the log. The point is the place where
+    /// reading is to go on then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<UnfinishedBackfill>,
+}
+
+/// A backfill that has begun and not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnfinishedBackfill {
+    /// What it calls itself in the positions of its messages.
+    pub run: String,
 }
 
 /// What a stream held at a checkpoint.

@@ -1,5 +1,6 @@
 //! The command line: what was typed becomes one of a few commands, and every command an exit code.
 
+mod backfill;
 mod check;
 mod health;
 mod init;
@@ -75,6 +76,13 @@ enum Command {
         #[command(flatten)]
         options: init::Options,
     },
+    /// Publishes from the outbox tables what the streams do not hold, then hands over to the log; the bridge must not run
+    Backfill {
+        #[command(flatten)]
+        config: ConfigArgument,
+        #[command(flatten)]
+        options: backfill::Options,
+    },
     /// Shows who leads, how far it is, and what the streams hold; exits with 0 if somebody leads
     Status {
         #[command(flatten)]
@@ -113,6 +121,9 @@ fn execute(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Check(argument) => with_config(&argument.config, |config| check::execute(&config)),
         Command::Init { config, options } => {
             with_config(&config.config, |config| init::execute(&config, options))
+        }
+        Command::Backfill { config, options } => {
+            with_config(&config.config, |config| backfill::execute(&config, options))
         }
         Command::Status { config, options } => {
             with_config(&config.config, |config| status::execute(&config, options))

@@ -323,7 +323,7 @@ pub(super) fn stream_points(
         .collect()
 }
 
-pub(super) fn new_checkpoint(
+pub(crate) fn new_checkpoint(
     instance: &str,
     point: LogPoint,
     streams: BTreeMap<String, StreamPoint>,
@@ -335,5 +335,6 @@ pub(super) fn new_checkpoint(
         point,
         streams,
         written_seconds: now.as_secs(),
+        backfill: None,
     }
 }

@@ -10,6 +10,8 @@ mod drive;
 pub mod plan;
 mod reader;
 
+pub(crate) use drive::new_checkpoint;
+
 use std::future::Future;
 
 use tokio::{
@@ -19,7 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::drive::{End, LANE_CAPACITY, Lane, Run, new_checkpoint, stream_points};
+use self::drive::{End, LANE_CAPACITY, Lane, Run, stream_points};
 use self::plan::{Plan, PlanError, StreamState};
 use crate::{
     admin::{Component, Readiness},

@@ -6,7 +6,7 @@ use outbox_event::Position;
 
 use crate::{
     checkpoint::{At, Checkpoint, LogPoint, Prepared, Transaction},
-    publish::{Chain, Tail},
+    publish::{Chain, Tail, TailMessage},
 };
 
 /// What is known of a stream at start.
@@ -60,6 +60,19 @@ pub enum PlanError {
     )]
     #[expect(missing_docs, reason = "the fields are what the message says")]
     Unaccounted { stream: String, gone: u64, after: u64 },
+    /// A backfill has not ended.
+    #[error(
+        "a backfill of the streams has begun and not ended: run `outbox-bridge backfill` again, which goes on with what the streams do not \
+         hold yet"
+    )]
+    BackfillUnfinished,
+    /// A stream ends with a message of a backfill that no checkpoint covers.
+    #[error(
+        "stream {stream} ends with message {sequence}, which a backfill stored, and what followed it is lost, or the checkpoint is: nothing \
+         tells where to go on in the log; run `outbox-bridge backfill` again, which publishes what the stream does not hold"
+    )]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    BackfillTail { stream: String, sequence: u64 },
     /// A position in a stream or checkpoint that is none.
     #[error("stream {stream} ends at a position that cannot be read: {position}")]
     #[expect(missing_docs, reason = "the fields are what the message says")]
@@ -76,6 +89,9 @@ pub fn with_checkpoint(
     streams: &[StreamState],
     key: &str,
 ) -> Result<Plan, PlanError> {
+    if checkpoint.backfill.is_some() {
+        return Err(PlanError::BackfillUnfinished);
+    }
     let mut start = checkpoint.point.clone();
     let covered = point_order(&start);
     let mut refilled = Vec::new();
@@ -109,6 +125,7 @@ pub fn with_checkpoint(
                 if recorded.is_some() {
                     refilled.push((stream.name.clone(), tail.sequence));
                 }
+                not_backfilled(&stream.name, tail)?;
                 start = earlier(start, &tail.position, &stream.name)?;
                 let must_see = recorded.is_some();
                 Chain::new(tail.sequence, Some(tail.position.clone()), must_see, 0)
@@ -143,6 +160,7 @@ pub fn without_checkpoint(streams: &[StreamState]) -> Result<Option<Plan>, PlanE
         match &stream.tail {
             Tail::Empty { .. } => empty = Some(&stream.name),
             Tail::Message(tail) => {
+                not_backfilled(&stream.name, tail)?;
                 with = Some(&stream.name);
                 start = Some(match start {
                     None => point_of(&tail.position),
@@ -168,6 +186,14 @@ pub fn from_tails(streams: &[StreamState], must_see: bool) -> Vec<Chain> {
             Tail::Message(tail) => Chain::new(tail.sequence, Some(tail.position.clone()), must_see, 0),
         })
         .collect()
+}
+
+/// From a message of a backfill nothing can be read on: it stood in no log.
+fn not_backfilled(stream: &str, tail: &TailMessage) -> Result<(), PlanError> {
+    if crate::backfill::is_backfilled(&tail.position) {
+        return Err(PlanError::BackfillTail { stream: stream.to_owned(), sequence: tail.sequence });
+    }
+    Ok(())
 }
 
 fn parse(stream: &str, text: &str) -> Result<Position, PlanError> {

@@ -99,6 +99,8 @@ pub struct Chain {
     unstored_bytes: usize,
     received: Option<Order>,
     skip: Option<Skip>,
+    /// Whether a message of anybody else in the stream is more than this chain can live with.
+    exclusive: bool,
 }
 
 impl Chain {
@@ -114,7 +116,23 @@ impl Chain {
             seen: false,
             more,
         });
-        Self { sequence, position, unstored: VecDeque::new(), unstored_bytes: 0, received: None, skip }
+        Self {
+            sequence,
+            position,
+            unstored: VecDeque::new(),
+            unstored_bytes: 0,
+            received: None,
+            skip,
+            exclusive: false,
+        }
+    }
+
+    /// The same, but what another writer has stored is not taken for granted: its rows may be any, in any order, as they are
+    /// when they come from a table instead of the log.
+    #[must_use]
+    pub fn exclusive(mut self) -> Self {
+        self.exclusive = true;
+        self
     }
 
     /// The stream's last sequence, as far as known.
@@ -268,6 +286,9 @@ impl Chain {
             self.take(count);
             return Located::Advanced(count);
         }
+        if self.exclusive {
+            return self.foreign(sequence);
+        }
         let Some(order) = message.position.order() else {
             return Located::Inconsistent(format!("{} is no place in a log", message.position));
         };
@@ -312,9 +333,16 @@ impl Chain {
         if more == 0 {
             return Located::Advanced(known);
         }
+        if self.exclusive {
+            return self.foreign(self.sequence + more);
+        }
         self.sequence += more;
         self.skip.get_or_insert(Skip { until: None, must_see: false, seen: false, more: 0 }).more += more;
         Located::Ahead
+    }
+
+    fn foreign(&self, sequence: u64) -> Located {
+        Located::Inconsistent(format!("somebody else has stored messages in it, up to {sequence}"))
     }
 
     fn take(&mut self, count: usize) -> std::collections::vec_deque::Drain<'_, Message> {

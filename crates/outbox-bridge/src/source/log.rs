@@ -66,9 +66,9 @@ pub enum LogError {
     NoLog,
     /// The position is gone.
     #[error(
-        "the server has purged its log from {at} on (or its logs were reset), which this bridge still has to read: bring the log back from a backup or \
-         a replica, or publish what is missing from the outbox table itself; to go on without it, delete the checkpoint and set \
-         source.start"
+        "the server has purged its log from {at} on (or its logs were reset), which this bridge still has to read: run `outbox-bridge backfill`, \
+         which publishes from the outbox table what the streams do not hold, or bring the log back from a backup or a replica; to go on \
+         without it, delete the checkpoint and set source.start"
     )]
     Purged {
         /// The place.
@@ -150,6 +150,9 @@ struct Open {
     payload: Option<PayloadReader>,
     /// A transaction that is read again.
     replay: Option<GroupReader>,
+    /// Whether the dump ends at the log's end, and whether it has.
+    ends: bool,
+    ended: bool,
 }
 
 impl LogSource {
@@ -159,13 +162,33 @@ impl LogSource {
         Self { options, make_routes, metrics: BridgeMetrics::new(), failures: 0, open: None }
     }
 
+    /// Shows `visit` every committed outbox row from `point` to where the log ends now.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Source::open`] and [`Source::next`]. Nothing is tried a second time.
+    pub(crate) async fn read_to_end(
+        &self,
+        point: &LogPoint,
+        mut visit: impl FnMut(usize, &Message),
+    ) -> Result<(), LogError> {
+        let at = |error| purged(error, &point.to_string());
+        let mut open = self.begin(point, true).await.map_err(at)?;
+        while !open.ended {
+            for (stream, message) in &self.read(&mut open).await.map_err(at)?.messages {
+                visit(*stream, message);
+            }
+        }
+        Ok(())
+    }
+
     async fn connect(&self) -> Result<(Connection, ServerIdentity), LogError> {
         let mut connection = Connection::connect(&self.options.connect).await?;
         let identity = ServerIdentity::read(&mut connection).await?;
         Ok((connection, identity))
     }
 
-    async fn begin(&self, point: &LogPoint) -> Result<Open, LogError> {
+    async fn begin(&self, point: &LogPoint, ends: bool) -> Result<Open, LogError> {
         let (connection, identity) = self.connect().await?;
         if !point.server.is_empty() && point.server != identity.uuid {
             return Err(LogError::OtherServer { expected: point.server.clone(), found: identity.uuid });
@@ -180,13 +203,13 @@ impl LogSource {
         let rows = OutboxRows::new(routes, flavour, definitions);
         // Where the executed set is not known, the file is read from its beginning for its GTIDs.
         let offset = if executed.is_some() { point.offset } else { 4 };
-        let request = self.request(point.file.clone(), offset);
+        let request = DumpRequest { non_blocking: ends, ..self.request(point.file.clone(), offset) };
         let mut point = point.clone();
         point.server = identity.uuid;
         let dump = connection.dump(request).await?.with_event_bytes_max(self.options.event_bytes_max);
         let assembler = Assembler::new(&point, executed, flavour, rows, self.options.buffer_bytes_max)
             .refusing_foreign_statements(self.options.refuse_foreign_statements);
-        Ok(Open { dump, assembler, payload: None, replay: None })
+        Ok(Open { dump, assembler, payload: None, replay: None, ends, ended: false })
     }
 
     fn request(&self, file: String, offset: u64) -> DumpRequest {
@@ -292,6 +315,10 @@ impl LogSource {
                 None if events > 0 => break,
                 None => match open.dump.next().await? {
                     Some(event) => event,
+                    None if open.ends => {
+                        open.ended = true;
+                        break;
+                    }
                     None => continue,
                 },
             };
@@ -351,7 +378,7 @@ impl Source for LogSource {
 
     async fn open(&mut self, point: &LogPoint) -> Result<(), LogError> {
         self.open = None;
-        let open = self.begin(point).await.map_err(|error| purged(error, &point.to_string()))?;
+        let open = self.begin(point, false).await.map_err(|error| purged(error, &point.to_string()))?;
         self.open = Some(open);
         Ok(())
     }
@@ -407,15 +434,15 @@ fn restore_definitions(point: &LogPoint, routes: &[Route]) -> HashMap<usize, Arc
 
 /// Which server this is.
 #[derive(Debug, Clone)]
-struct ServerIdentity {
+pub(crate) struct ServerIdentity {
     /// MySQL's `server_uuid`; empty on MariaDB, which has none.
-    uuid: String,
+    pub(crate) uuid: String,
     /// What `ce-source` says: the UUID, or on MariaDB `server-<server_id>`.
-    name: String,
+    pub(crate) name: String,
 }
 
 impl ServerIdentity {
-    async fn read(connection: &mut Connection) -> Result<Self, LogError> {
+    pub(crate) async fn read(connection: &mut Connection) -> Result<Self, LogError> {
         let (sql, column) = match connection.server().flavour {
             Flavour::MySql => ("SELECT @@GLOBAL.server_uuid AS id", "id"),
             Flavour::MariaDb => ("SELECT @@GLOBAL.server_id AS id", "id"),

@@ -275,6 +275,7 @@ fn impossible(subject: &str, error: &PlanError) -> Finding {
     let remedy = match error {
         PlanError::NoCheckpoint { .. } => "set source.start",
         PlanError::StreamLost { .. } => "restore the stream, or delete the checkpoint and set source.start",
+        PlanError::BackfillUnfinished | PlanError::BackfillTail { .. } => "run `outbox-bridge backfill`",
         PlanError::BadPosition { .. } => "see who wrote it; use another stream or another name",
         PlanError::Unaccounted { .. } => {
             "compare the outbox table with what the consumers received, then set source.start"

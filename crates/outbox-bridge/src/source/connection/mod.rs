@@ -138,6 +138,42 @@ impl Connection {
         answer
     }
 
+    /// Runs a query whose rows are taken one by one, each of at most `row_bytes_max`, however many there are. All must be
+    /// taken before the connection serves again.
+    ///
+    /// # Errors
+    ///
+    /// As [`query`](Self::query).
+    pub(crate) async fn stream(
+        &mut self,
+        sql: &str,
+        row_bytes_max: usize,
+    ) -> Result<Rows<'_>, ConnectionError> {
+        if self.answering {
+            return Err(ConnectionError::new(
+                ConnectionErrorKind::Io,
+                "the connection was left in the midst of an earlier answer: a new one is needed",
+            ));
+        }
+        self.answering = true;
+        self.channel.limit(row_bytes_max.max(ANSWER_BYTES_MAX));
+        let ends_with_ok = self.capabilities.contains(CapabilityFlags::CLIENT_DEPRECATE_EOF);
+        let start = query::start(&mut self.channel, sql, ends_with_ok);
+        let Ok(names) = tokio::time::timeout(self.read_timeout, start).await else {
+            return Err(self.unanswered());
+        };
+        self.answering = names.as_ref().map_or_else(|error| !error.is_from_server(), Option::is_some);
+        let names = names?;
+        Ok(Rows { names, connection: self })
+    }
+
+    fn unanswered(&self) -> ConnectionError {
+        ConnectionError::new(
+            ConnectionErrorKind::Timeout,
+            format!("the server did not answer a query within {:?}", self.read_timeout),
+        )
+    }
+
     /// Runs a statement whose rows, if any, do not matter.
     ///
     /// # Errors
@@ -145,6 +181,35 @@ impl Connection {
     /// As [`query`](Self::query).
     pub async fn execute(&mut self, sql: &str) -> Result<(), ConnectionError> {
         self.query(sql).await.map(drop)
+    }
+}
+
+/// The rows of a query, one by one.
+#[derive(Debug)]
+pub(crate) struct Rows<'a> {
+    connection: &'a mut Connection,
+    /// `None` once there are no more.
+    names: Option<std::sync::Arc<[String]>>,
+}
+
+impl Rows<'_> {
+    /// The next row; `None` when there are no more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::query`].
+    pub(crate) async fn next(&mut self) -> Result<Option<Row>, ConnectionError> {
+        let Some(names) = &self.names else { return Ok(None) };
+        let row = query::next_row(&mut self.connection.channel, names);
+        let Ok(row) = tokio::time::timeout(self.connection.read_timeout, row).await else {
+            return Err(self.connection.unanswered());
+        };
+        if matches!(row, Ok(None)) || row.as_ref().is_err_and(ConnectionError::is_from_server) {
+            self.names = None;
+            self.connection.answering = false;
+            self.connection.channel.limit(ANSWER_BYTES_MAX);
+        }
+        row
     }
 }
 

@@ -48,6 +48,11 @@ impl Row {
         std::str::from_utf8(self.values.get(index)?.as_deref()?).ok()
     }
 
+    /// The value of the column with this number as the server sent it, sharing its memory; `None` if it is NULL.
+    pub(crate) fn shared(&self, index: usize) -> Option<Bytes> {
+        self.values.get(index)?.clone()
+    }
+
     /// The columns' names.
     #[must_use]
     pub fn names(&self) -> &[String] {
@@ -107,10 +112,44 @@ pub(super) async fn query<S: AsyncRead + AsyncWrite + Unpin>(
     sql: &str,
     ends_with_ok: bool,
 ) -> Result<Vec<Row>, ConnectionError> {
-    channel.command(&[&[COM_QUERY], sql.as_bytes()].concat()).await?;
-    let head = channel.read().await?;
+    let mut answer = Answer { channel, bytes: 0 };
+    let Some(names) = begin(&mut answer, sql, ends_with_ok).await? else { return Ok(Vec::new()) };
+    let mut rows = Vec::new();
+    loop {
+        match parse_row(&names, &answer.read().await?)? {
+            Some(row) => rows.push(row),
+            None => return Ok(rows),
+        }
+    }
+}
+
+/// Sends a statement whose rows will be taken one by one with [`next_row`], however many there are; gives the columns' names,
+/// or `None` if it has no rows.
+pub(super) async fn start<S: AsyncRead + AsyncWrite + Unpin>(
+    channel: &mut Channel<S>,
+    sql: &str,
+    ends_with_ok: bool,
+) -> Result<Option<Arc<[String]>>, ConnectionError> {
+    begin(&mut Answer { channel, bytes: 0 }, sql, ends_with_ok).await
+}
+
+/// The next row after [`start`]; `None` when there are no more.
+pub(super) async fn next_row<S: AsyncRead + Unpin>(
+    channel: &mut Channel<S>,
+    names: &Arc<[String]>,
+) -> Result<Option<Row>, ConnectionError> {
+    parse_row(names, &channel.read().await?)
+}
+
+async fn begin<S: AsyncRead + AsyncWrite + Unpin>(
+    answer: &mut Answer<'_, S>,
+    sql: &str,
+    ends_with_ok: bool,
+) -> Result<Option<Arc<[String]>>, ConnectionError> {
+    answer.channel.command(&[&[COM_QUERY], sql.as_bytes()].concat()).await?;
+    let head = answer.channel.read().await?;
     match head.first() {
-        Some(0x00) => return Ok(Vec::new()),
+        Some(0x00) => return Ok(None),
         Some(0xFF) => return Err(ConnectionError::from_packet(&head)),
         Some(0xFB) => {
             return Err(ConnectionError::protocol("the server asks for a local file, which it never gets"));
@@ -120,7 +159,6 @@ pub(super) async fn query<S: AsyncRead + AsyncWrite + Unpin>(
     let count = Cursor::new(&head).length_encoded().filter(|count| (1..=COLUMNS_MAX).contains(count));
     let count =
         count.ok_or_else(|| ConnectionError::protocol("the head of the server's answer is malformed"))?;
-    let mut answer = Answer { channel, bytes: 0 };
     let mut names = Vec::new();
     for _ in 0..count {
         let packet = answer.read().await?;
@@ -130,17 +168,17 @@ pub(super) async fn query<S: AsyncRead + AsyncWrite + Unpin>(
     if !ends_with_ok && !is_end(&answer.read().await?) {
         return Err(ConnectionError::protocol("the columns' definitions do not end where they should"));
     }
-    let names: Arc<[String]> = names.into();
-    let mut rows = Vec::new();
-    loop {
-        let packet = answer.read().await?;
-        match packet.first() {
-            Some(0xFF) => return Err(ConnectionError::from_packet(&packet)),
-            Some(0xFE) if packet.len() < PACKET_BYTES_MAX => return Ok(rows),
-            _ => {
-                let row = Row::parse(&names, &packet);
-                rows.push(row.ok_or_else(|| ConnectionError::protocol("a row of the answer is malformed"))?);
-            }
+    Ok(Some(names.into()))
+}
+
+/// A row, or `None` for the end of the answer.
+fn parse_row(names: &Arc<[String]>, packet: &Bytes) -> Result<Option<Row>, ConnectionError> {
+    match packet.first() {
+        Some(0xFF) => Err(ConnectionError::from_packet(packet)),
+        Some(0xFE) if packet.len() < PACKET_BYTES_MAX => Ok(None),
+        _ => {
+            let row = Row::parse(names, packet);
+            row.map(Some).ok_or_else(|| ConnectionError::protocol("a row of the answer is malformed"))
         }
     }
 }
