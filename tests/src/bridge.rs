@@ -194,6 +194,19 @@ impl Bridge {
         Ok(())
     }
 
+    /// The exit code, if the process has ended by itself since its launch.
+    ///
+    /// # Errors
+    ///
+    /// When it was not launched, or a signal has ended it; then with the end of its log.
+    pub fn ended(&mut self) -> Result<Option<i32>> {
+        let Some(status) = self.exited()? else { return Ok(None) };
+        match status.code() {
+            Some(code) => Ok(Some(code)),
+            None => Err(self.explain(anyhow!("the bridge has ended with {status}"))),
+        }
+    }
+
     /// Kills the process as `kill -9` does.
     ///
     /// # Errors
