@@ -48,7 +48,7 @@ mod wait;
 mod wheel;
 
 pub use mysql::{Flavour, MySql, MySqlBuilder};
-pub use nats::{Nats, NatsBuilder, NatsCluster};
+pub use nats::{Links, Nats, NatsBuilder, NatsCluster};
 pub use port::Port;
 pub use postgres::{Postgres, PostgresBuilder};
 pub use process::freeze;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use async_nats::{Client, ConnectOptions, jetstream};
 
-pub use self::cluster::NatsCluster;
+pub use self::cluster::{Links, NatsCluster};
 pub(crate) use self::software::Software;
 use crate::port::Port;
 use crate::process::{Process, Signal, tail};
@@ -24,6 +24,10 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// A single attempt to connect, so that a server that accepts and says nothing is tried again.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
+const RELOAD_LIMIT: Duration = Duration::from_secs(15);
+/// What the server logs after it has taken over its configuration.
+const RELOADED: &str = "Reloaded server configuration";
+
 /// A single question to JetStream.
 const ASK_LIMIT: Duration = Duration::from_millis(500);
 
@@ -35,6 +39,7 @@ pub struct NatsBuilder {
     jetstream_config: String,
     user: Option<(String, String)>,
     tls: Option<ServerTls>,
+    without_jetstream: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -66,6 +71,13 @@ impl NatsBuilder {
     pub fn jetstream_config(mut self, lines: &str) -> Self {
         self.jetstream_config.push_str(lines);
         self.jetstream_config.push('\n');
+        self
+    }
+
+    /// Leaves JetStream out, as after a mistake in the configuration.
+    #[must_use]
+    pub fn without_jetstream(mut self) -> Self {
+        self.without_jetstream = true;
         self
     }
 
@@ -121,7 +133,7 @@ impl NatsBuilder {
         let port = Port::reserve()?;
         let config = self.configuration(&port, folder.path())?;
         std::fs::write(folder.path().join("nats.conf"), config)?;
-        Ok(Nats { process: None, software, user: self.user, tls: self.tls, port, folder })
+        Ok(Nats { process: None, software, builder: self, port, folder })
     }
 
     fn configuration(&self, port: &Port, folder: &Path) -> Result<String> {
@@ -130,10 +142,12 @@ impl NatsBuilder {
         ensure!(!again, "settings of JetStream go by `jetstream_config`");
         let mut text = String::new();
         writeln!(text, "listen: \"{}\"", port.address())?;
-        writeln!(text, "server_name: \"testbed-{}\"", port.number())?;
-        writeln!(text, "jetstream {{")?;
-        writeln!(text, "store_dir: {}", quoted(&folder.join("store"))?)?;
-        writeln!(text, "{}}}", self.jetstream_config)?;
+        writeln!(text, "server_name: \"{}\"", name_at(port))?;
+        if !self.without_jetstream {
+            writeln!(text, "jetstream {{")?;
+            writeln!(text, "store_dir: {}", quoted(&folder.join("store"))?)?;
+            writeln!(text, "{}}}", self.jetstream_config)?;
+        }
         if let Some((name, password)) = &self.user {
             let (name, password) = (serde_json::to_string(name)?, serde_json::to_string(password)?);
             writeln!(text, "authorization {{ user: {name}, password: {password} }}")?;
@@ -151,6 +165,10 @@ impl NatsBuilder {
     }
 }
 
+fn name_at(port: &Port) -> String {
+    format!("testbed-{}", port.number())
+}
+
 fn quoted(path: &Path) -> Result<String> {
     let path = path.to_str().with_context(|| format!("the path {} is not UTF-8", path.display()))?;
     Ok(serde_json::to_string(path)?)
@@ -162,8 +180,7 @@ pub struct Nats {
     // First, so that the server is gone before its folder is removed.
     process: Option<Process>,
     software: Software,
-    user: Option<(String, String)>,
-    tls: Option<ServerTls>,
+    builder: NatsBuilder,
     port: Port,
     folder: tempfile::TempDir,
 }
@@ -214,11 +231,43 @@ impl Nats {
     }
 
     async fn answers(&self) -> Result<()> {
-        let mut context = jetstream::new(self.client().await?);
+        let client = self.client().await?;
+        if self.builder.without_jetstream {
+            return Ok(());
+        }
+        let mut context = jetstream::new(client);
         // A cluster without a leader says nothing, so short questions find out sooner that it has one.
         context.set_timeout(ASK_LIMIT);
         context.query_account().await?;
         Ok(())
+    }
+
+    /// Writes another configuration, for the next start or [`reload`](Self::reload). Port and store stay.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub fn configure(&mut self, change: impl FnOnce(NatsBuilder) -> NatsBuilder) -> Result<()> {
+        self.builder = change(self.builder.clone());
+        let config = self.builder.configuration(&self.port, self.folder.path())?;
+        Ok(std::fs::write(self.folder.path().join("nats.conf"), config)?)
+    }
+
+    /// Has the running server take over its configuration, as changed by [`configure`](Self::configure), and waits until
+    /// it says so.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run, or refuses the configuration; then with the end of its log.
+    pub async fn reload(&self) -> Result<()> {
+        let read = || std::fs::read_to_string(self.log_path()).unwrap_or_default();
+        let before = read().matches(RELOADED).count();
+        self.process()?.signal(Signal::HUP)?;
+        eventually("the server to reload its configuration", RELOAD_LIMIT, async || {
+            Ok((read().matches(RELOADED).count() > before).then_some(()))
+        })
+        .await
+        .with_context(|| self.log())
     }
 
     /// Kills the server as `kill -9` does, and waits until it is gone.
@@ -280,10 +329,10 @@ impl Nats {
     #[must_use]
     pub fn connect_options(&self) -> ConnectOptions {
         let mut options = ConnectOptions::new().connection_timeout(CONNECT_LIMIT);
-        if let Some((name, password)) = &self.user {
+        if let Some((name, password)) = &self.builder.user {
             options = options.user_and_password(name.clone(), password.clone());
         }
-        if let Some(tls) = &self.tls {
+        if let Some(tls) = &self.builder.tls {
             options = options.require_tls(true).add_root_certificates(tls.ca.clone());
             if let Some(client) = &tls.client {
                 options = options.add_client_certificate(client.certificate.clone(), client.key.clone());
@@ -298,10 +347,16 @@ impl Nats {
         self.port.number()
     }
 
+    /// The server's name, by which a cluster's information calls it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        name_at(&self.port)
+    }
+
     /// The server's URL, without credentials.
     #[must_use]
     pub fn url(&self) -> String {
-        let scheme = if self.tls.is_some() { "tls" } else { "nats" };
+        let scheme = if self.builder.tls.is_some() { "tls" } else { "nats" };
         format!("{scheme}://127.0.0.1:{}", self.port())
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use async_nats::jetstream;
 use async_nats::jetstream::stream::Config;
 use testbed::{Nats, NatsCluster, TlsMaterial, Version, eventually};
@@ -109,4 +109,61 @@ async fn a_cluster_survives_the_loss_of_one_node() -> Result<()> {
     })
     .await?;
     cluster.node(0)?.start().await
+}
+
+/// A server that its peers do not reach leads no longer, though clients reach it; all its streams are whole afterwards.
+#[tokio::test]
+async fn a_partitioned_leader_is_succeeded() -> Result<()> {
+    let cluster = NatsCluster::start_partitionable(&Nats::builder(), 3).await?;
+    let first = cluster.nodes().first().context("no node")?;
+    let context = jetstream::new(first.client().await?);
+    let config = Config {
+        name: "S".to_owned(),
+        subjects: vec!["s.>".to_owned()],
+        num_replicas: 3,
+        ..Config::default()
+    };
+    context.create_stream(config).await?;
+    assert_eq!(context.publish("s.a", "one".into()).await?.await?.sequence, 1);
+    let led = cluster.leader("S").await?;
+    cluster.step_down("S").await?;
+    let leader = eventually("another leader", Duration::from_secs(30), async || {
+        Ok(Some(cluster.leader("S").await?).filter(|leader| *leader != led))
+    })
+    .await?;
+    assert_ne!(leader, led);
+    for silent in [true, false] {
+        let before = cluster.leader("S").await?;
+        let others: Vec<usize> = (0..3).filter(|node| *node != before).collect();
+        if silent {
+            cluster.links().isolate(before);
+        } else {
+            cluster.links().cut_off(before).await?;
+        }
+        eventually("another leader", Duration::from_secs(60), async || {
+            Ok(Some(cluster.leader_as_seen_by(&others, "S").await?).filter(|leader| *leader != before))
+        })
+        .await?;
+        // Alone it can store nothing.
+        let alone = cluster.nodes().get(before).context("no node")?;
+        let mut context = jetstream::new(alone.client().await?);
+        context.set_timeout(Duration::from_secs(1));
+        assert!(context.publish("s.a", "lost".into()).await?.await.is_err());
+        cluster.links().heal().await?;
+        cluster.await_current("S").await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_configuration_changes_at_a_reload_and_at_a_restart() -> Result<()> {
+    let mut server = Nats::builder().start().await?;
+    assert_eq!(publish(&server).await?, 1);
+    server.configure(|builder| builder.max_payload(4096))?;
+    server.reload().await?;
+    assert_eq!(server.client().await?.server_info().max_payload, 4096);
+    server.configure(testbed::NatsBuilder::without_jetstream)?;
+    server.restart().await?;
+    assert!(publish(&server).await.is_err(), "without JetStream");
+    Ok(())
 }
