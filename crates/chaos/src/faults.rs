@@ -39,7 +39,8 @@ impl Place {
             Fault::StepDown => {
                 // There may be no leader just now, or it may not answer; then nobody steps down.
                 let subject = format!("$JS.API.STREAM.LEADER.STEPDOWN.{STREAM}");
-                let asking = self.jetstream.client().request(subject, "".into());
+                let client = self.jetstream.client();
+                let asking = client.request(subject, "".into());
                 drop(tokio::time::timeout(Duration::from_secs(1), asking).await);
                 Ok(())
             }

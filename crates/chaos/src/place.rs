@@ -33,8 +33,9 @@ pub(crate) struct Place {
 impl Place {
     /// Starts all of it; the bridges are ready.
     pub(crate) async fn new() -> Result<Self> {
+        let nats = Nats::builder();
         let (source, cluster) =
-            tokio::try_join!(MySql::builder().start(), NatsCluster::start_partitionable(&Nats::builder(), NODES))?;
+            tokio::try_join!(MySql::builder().start(), NatsCluster::start_partitionable(&nats, NODES))?;
         prepare_source(&source).await?;
         let client = async_nats::ConnectOptions::new()
             .retry_on_initial_connect()
@@ -53,8 +54,15 @@ impl Place {
         let folder = tempfile::tempdir()?;
         std::fs::write(folder.path().join("password"), PASSWORD)?;
         let settings = settings(&source_proxy, &nats_proxies, folder.path());
-        let mut place =
-            Self { source, cluster, bridges: Vec::new(), source_proxy, nats_proxies, jetstream, _folder: folder };
+        let mut place = Self {
+            source,
+            cluster,
+            bridges: Vec::new(),
+            source_proxy,
+            nats_proxies,
+            jetstream,
+            _folder: folder,
+        };
         for _ in 0..BRIDGES {
             place.bridges.push(Bridge::start(&settings).await?);
         }

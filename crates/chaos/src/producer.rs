@@ -248,12 +248,18 @@ impl Producer {
 
     async fn administrate(&mut self, conn: &mut Conn) -> Done {
         match self.turns % 60 {
-            10 => conn.query_drop(format!("ALTER TABLE {TABLE} ADD COLUMN note VARCHAR(20) NULL AFTER id")).await,
+            10 => {
+                conn.query_drop(format!("ALTER TABLE {TABLE} ADD COLUMN note VARCHAR(20) NULL AFTER id"))
+                    .await
+            }
             25 => conn.query_drop(format!("ALTER TABLE {TABLE} ADD INDEX by_aggregate (aggregate_id)")).await,
             40 => conn.query_drop(format!("ALTER TABLE {TABLE} DROP COLUMN note")).await,
             55 => conn.query_drop(format!("ALTER TABLE {TABLE} DROP INDEX by_aggregate")).await,
             turn if turn.is_multiple_of(20) => conn.query_drop("FLUSH BINARY LOGS").await,
-            _ => conn.query_drop("INSERT INTO shop.noise (text) VALUES (REPEAT('n', 400)), (REPEAT('m', 900))").await,
+            _ => {
+                conn.query_drop("INSERT INTO shop.noise (text) VALUES (REPEAT('n', 400)), (REPEAT('m', 900))")
+                    .await
+            }
         }
     }
 
@@ -264,7 +270,9 @@ impl Producer {
         let length = self.random.random_range(0..=FILLER_LENGTH);
         let filler = "x".repeat(length);
         event.payload(match ticket {
-            Some(ticket) => format!("{{\"n\": {}, \"filler\": \"{filler}\", \"ticket\": {ticket}}}", self.rows),
+            Some(ticket) => {
+                format!("{{\"n\": {}, \"filler\": \"{filler}\", \"ticket\": {ticket}}}", self.rows)
+            }
             None => format!("{{\"n\": {}, \"filler\": \"{filler}\"}}", self.rows),
         })
     }

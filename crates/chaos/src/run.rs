@@ -195,7 +195,10 @@ impl Run<'_> {
                 break;
             }
             if begin.elapsed() > CATCH_UP_LIMIT {
-                bail!("{missing} of {} events are not stored {CATCH_UP_LIMIT:?} after all was healed", committed.len());
+                bail!(
+                    "{missing} of {} events are not stored {CATCH_UP_LIMIT:?} after all was healed",
+                    committed.len()
+                );
             }
             tokio::time::sleep(LOOK).await;
         }
