@@ -175,7 +175,11 @@ impl Bridge {
     }
 
     /// The exit status, if the process has ended by itself since its launch.
-    fn exited(&mut self) -> Result<Option<ExitStatus>> {
+    ///
+    /// # Errors
+    ///
+    /// When it was not launched.
+    pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
         let Some(running) = &mut self.running else { bail!("the bridge was not launched") };
         let status = running.child.try_wait()?;
         if status.is_some() {
@@ -192,19 +196,6 @@ impl Bridge {
         running.child.kill()?;
         running.child.wait()?;
         Ok(())
-    }
-
-    /// The exit code, if the process has ended by itself since its launch.
-    ///
-    /// # Errors
-    ///
-    /// When it was not launched, or a signal has ended it; then with the end of its log.
-    pub fn ended(&mut self) -> Result<Option<i32>> {
-        let Some(status) = self.exited()? else { return Ok(None) };
-        match status.code() {
-            Some(code) => Ok(Some(code)),
-            None => Err(self.explain(anyhow!("the bridge has ended with {status}"))),
-        }
     }
 
     /// Kills the process as `kill -9` does.

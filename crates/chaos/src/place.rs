@@ -37,10 +37,12 @@ impl Place {
         let (source, cluster) =
             tokio::try_join!(MySql::builder().start(), NatsCluster::start_partitionable(&nats, NODES))?;
         prepare_source(&source).await?;
+        let servers = cluster.nodes().iter().map(|node| node.url().parse());
+        let servers = servers.collect::<Result<Vec<async_nats::ServerAddr>, _>>()?;
         let client = async_nats::ConnectOptions::new()
             .retry_on_initial_connect()
             .ping_interval(Duration::from_secs(2))
-            .connect(cluster.urls())
+            .connect(servers.as_slice())
             .await?;
         let mut jetstream = jetstream::new(client);
         jetstream.set_timeout(ASK_LIMIT);

@@ -17,7 +17,7 @@ pub struct Report {
     pub took: Duration,
     /// How many rounds of faults there were.
     pub rounds: usize,
-    faults: BTreeMap<&'static str, u64>,
+    pub(crate) faults: BTreeMap<&'static str, u64>,
     /// Times that a bridge ended by itself with the code that asks its supervisor for a new start.
     pub restarts: u64,
     /// Events in the table at the end.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use outbox_bridge_tests::{Bridge, Event, TABLE};
 
+use crate::faults::UNAVAILABLE;
 use crate::oracle::Oracle;
 use crate::place::Place;
 use crate::producer::Producers;
@@ -230,12 +231,12 @@ impl Run<'_> {
 
 /// Does what a supervisor does: a bridge that ended with the code that asks for it is started again.
 fn restarted(bridge: &mut Bridge) -> Result<bool> {
-    match bridge.ended()? {
+    match bridge.exited()? {
         None => Ok(false),
-        Some(69) => {
+        Some(status) if status.code() == Some(UNAVAILABLE) => {
             bridge.launch()?;
             Ok(true)
         }
-        Some(code) => Err(bridge.explain(anyhow!("it ended with exit code {code}"))),
+        Some(status) => Err(bridge.explain(anyhow!("it ended with {status}"))),
     }
 }
