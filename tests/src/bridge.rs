@@ -175,7 +175,11 @@ impl Bridge {
     }
 
     /// The exit status, if the process has ended by itself since its launch.
-    fn exited(&mut self) -> Result<Option<ExitStatus>> {
+    ///
+    /// # Errors
+    ///
+    /// When it was not launched.
+    pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
         let Some(running) = &mut self.running else { bail!("the bridge was not launched") };
         let status = running.child.try_wait()?;
         if status.is_some() {

@@ -19,5 +19,5 @@ pub use event::Event;
 pub use load::{Load, LoadOptions};
 pub use oracle::{Expected, Order};
 pub use settings::Settings;
-pub use stream::Stored;
+pub use stream::{Stored, read_after};
 pub use world::{Outbox, STREAM, TABLE, World, WorldBuilder};

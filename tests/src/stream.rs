@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use outbox_event::Position;
@@ -48,18 +48,24 @@ impl Stored {
     }
 }
 
-/// Everything that a stream holds, in its order.
-pub(crate) async fn read(context: &Context, name: &str) -> Result<Vec<Stored>> {
+/// Everything that a stream holds after a sequence, in its order.
+///
+/// # Errors
+///
+/// When the stream cannot be read.
+pub async fn read_after(context: &Context, name: &str, after: u64) -> Result<Vec<Stored>> {
     let stream = context.get_stream(name).await?;
     let state = stream.cached_info().state.clone();
-    let mut messages = Vec::with_capacity(usize::try_from(state.messages)?);
-    if state.messages == 0 {
+    let mut messages = Vec::new();
+    if state.messages == 0 || state.last_sequence <= after {
         return Ok(messages);
     }
     let consumer = stream
         .create_consumer(pull::Config {
             ack_policy: AckPolicy::None,
             memory_storage: true,
+            num_replicas: 1,
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
             ..Default::default()
         })
         .await?;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use testbed::{Flavour, MySql, MySqlBuilder, Nats, NatsBuilder, eventually};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::stream::{Stored, last_id, read};
+use crate::stream::{Stored, last_id, read_after};
 use crate::{Bridge, Event, Expected, Order, Settings, oracle};
 
 /// The outbox table of a world that names no other.
@@ -339,7 +339,7 @@ impl World {
     ///
     /// What the server says.
     pub async fn stored(&self, stream: &str) -> Result<Vec<Stored>> {
-        read(&self.jetstream, stream).await
+        read_after(&self.jetstream, stream, 0).await
     }
 
     /// Waits until a stream has had so many messages.

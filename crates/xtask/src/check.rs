@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 
+use crate::chaos;
 use crate::demo::{self, Options, Programs};
 use crate::stage::{Stages, cargo};
 
@@ -39,8 +40,11 @@ pub(crate) async fn test() -> Result<()> {
     let building = async { Programs::build(&all, None).await.map(|programs| built = Some(programs)) };
     stages.work("build", building).await?;
     let programs = built.context("nothing was built")?;
+    let chaos = programs.chaos.clone().context("the fault injection was not built")?;
+    let bridge = programs.bridge.clone();
     stages.work("demo, MySQL", Box::pin(demo::run(Options::rehearsal(false, programs.clone())))).await?;
     stages.work("demo, MariaDB", Box::pin(demo::run(Options::rehearsal(true, programs)))).await?;
+    stages.work("chaos", async { chaos::rehearsal(&chaos, &bridge) }).await?;
     // All of them, so that one run tells everything that is wrong.
     stages.cargo("tests", &["test", "--workspace", "--all-features", "--no-fail-fast"])?;
     stages.summary();

@@ -1,6 +1,7 @@
 //! The one entry for everything that is done with this repository; see `cargo xtask --help`.
 
 mod bench;
+mod chaos;
 mod check;
 mod demo;
 mod servers;
@@ -22,6 +23,8 @@ struct Arguments {
 enum Task {
     /// Measure bridge and consumers beside the limits that the servers set, and print a table
     Bench(bench::Options),
+    /// Kill, freeze, cut off and slow down everything at random, by a seed, and compare table and stream meanwhile
+    Chaos(chaos::Options),
     /// Check format, lints, documentation, and licences where cargo-deny is installed
     Check,
     /// Watch committed orders of a real MySQL arrive in a real NATS stream, until Ctrl-C
@@ -48,6 +51,7 @@ fn main() -> Result<()> {
 async fn run(task: Task) -> Result<()> {
     match task {
         Task::Bench(options) => bench::run(options).await,
+        Task::Chaos(options) => chaos::run(options).await,
         Task::Check => check::check(),
         Task::Demo(options) => Box::pin(demo::run(options)).await,
         Task::Servers => servers::run().await,

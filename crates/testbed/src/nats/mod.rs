@@ -202,8 +202,12 @@ impl Nats {
         self.wait_until_ready().await
     }
 
-    /// Starts the process without waiting for it.
-    fn launch(&mut self) -> Result<()> {
+    /// Starts the server again without waiting until it answers, which one of a cluster without majority does not.
+    ///
+    /// # Errors
+    ///
+    /// When it runs already.
+    pub fn launch(&mut self) -> Result<()> {
         if self.process.is_some() {
             bail!("nats-server runs already");
         }

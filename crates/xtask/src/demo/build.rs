@@ -13,9 +13,11 @@ use crate::stage::{cargo, repository};
 /// Where the programs are.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
-    pub(super) bridge: PathBuf,
+    pub(crate) bridge: PathBuf,
     pub(super) loyalty_points: PathBuf,
     pub(super) ship_orders: PathBuf,
+    /// The fault injection, where it was built with them.
+    pub(crate) chaos: Option<PathBuf>,
 }
 
 impl Programs {
@@ -33,6 +35,7 @@ impl Programs {
             bridge: bridge.map_or_else(|| find("outbox-bridge"), |bridge| Ok(bridge.to_owned()))?,
             loyalty_points: find("loyalty-points")?,
             ship_orders: find("ship-orders")?,
+            chaos: built.get("outbox-chaos").cloned(),
         })
     }
 }

@@ -1,0 +1,96 @@
+//! Compares table and stream while everything goes on, and once more at the end.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use outbox_bridge_tests::{Expected, Order, STREAM, Stored, TABLE, oracle, read_after};
+use outbox_event::{Position, header};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::place::Place;
+
+/// How long reading may take, until it is tried again.
+const READ_LIMIT: Duration = Duration::from_secs(15);
+
+/// What was read of the stream so far.
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    sequence: u64,
+    ids: HashSet<Uuid>,
+    position: Option<Position>,
+    ticket: u64,
+    numbers: HashMap<String, u64>,
+}
+
+/// What a comparison found.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    /// Events in the table.
+    pub(crate) committed: usize,
+    /// Messages in the stream.
+    pub(crate) stored: usize,
+}
+
+impl Oracle {
+    /// How many messages were read.
+    pub(crate) fn stored(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Reads what is new in the stream, if it can be read just now: each message follows the one before it, and no id comes
+    /// twice.
+    pub(crate) async fn follow(&mut self, place: &Place) -> Result<()> {
+        let reading = read_after(&place.jetstream, STREAM, self.sequence);
+        let Ok(Ok(messages)) = tokio::time::timeout(READ_LIMIT, reading).await else { return Ok(()) };
+        for message in messages {
+            let at = message.sequence;
+            self.take(&message).with_context(|| format!("message {at} of {STREAM}"))?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, message: &Stored) -> Result<()> {
+        ensure!(message.sequence == self.sequence + 1, "it follows message {}", self.sequence);
+        self.sequence = message.sequence;
+        let id: Uuid = message.header(header::CE_ID).parse()?;
+        ensure!(self.ids.insert(id), "id {id} is there already");
+        let position = message.position()?;
+        if let Some(before) = &self.position {
+            ensure!(before.order() < position.order(), "position {position} comes after {before}");
+        }
+        self.position = Some(position);
+        let body: Value = serde_json::from_slice(&message.body)?;
+        let number = body.get("n").and_then(Value::as_u64).context("no number")?;
+        let aggregate = message.header(header::CE_SUBJECT);
+        let last = self.numbers.entry(aggregate.to_owned()).or_default();
+        ensure!(*last < number, "number {number} of {aggregate} comes after {last}");
+        *last = number;
+        if let Some(ticket) = body.get("ticket").and_then(Value::as_u64) {
+            ensure!(self.ticket <= ticket, "ticket {ticket} comes after {}", self.ticket);
+            self.ticket = ticket;
+        }
+        Ok(())
+    }
+
+    /// The ids that are committed now.
+    pub(crate) async fn committed(place: &Place) -> Result<Vec<Uuid>> {
+        let rows: Vec<Vec<u8>> = place.source.query(&format!("SELECT id FROM {TABLE}")).await?;
+        rows.into_iter().map(|id| Ok(Uuid::from_slice(&id)?)).collect()
+    }
+
+    /// How many of these ids were not read from the stream yet.
+    pub(crate) fn missing(&self, committed: &[Uuid]) -> usize {
+        committed.iter().filter(|id| !self.ids.contains(id)).count()
+    }
+
+    /// When nobody writes any more: the stream holds exactly the table's rows, in order, with the same bodies.
+    pub(crate) async fn compare(place: &Place) -> Result<Counts> {
+        let order = "aggregate_id, CAST(JSON_VALUE(payload, '$.n') AS UNSIGNED)";
+        let expected = Expected::rows(&place.source, TABLE, order).await?;
+        let stored = read_after(&place.jetstream, STREAM, 0).await?;
+        oracle::compare(&expected, &stored, Order::PerAggregate)?;
+        Ok(Counts { committed: expected.len(), stored: stored.len() })
+    }
+}
