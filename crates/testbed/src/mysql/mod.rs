@@ -1,5 +1,6 @@
 //! A MySQL or MariaDB server of one's own.
 
+mod replica;
 mod software;
 pub(crate) mod template;
 
@@ -50,6 +51,8 @@ pub struct MySqlBuilder {
     flavour: Flavour,
     release: Release,
     options: Vec<String>,
+    /// The port of the server that it is to replicate.
+    primary: Option<u16>,
 }
 
 impl MySqlBuilder {
@@ -100,9 +103,22 @@ impl MySqlBuilder {
             anyhow::Ok(software)
         })
         .await??;
-        let mut server =
-            MySql { process: None, software, options: self.options, port: Port::reserve()?, data, folder };
+        let port = Port::reserve()?;
+        let mut options = Vec::new();
+        if self.primary.is_some() {
+            // Server ids differ within a topology; what was replicated stands in the replica's own log too.
+            options.push(format!("--server-id={}", port.number()));
+            options.push("--relay-log=relay".to_owned());
+            if flavour == Flavour::MariaDb {
+                options.push("--log-slave-updates=ON".to_owned());
+            }
+        }
+        options.extend(self.options);
+        let mut server = MySql { process: None, software, release, options, port, data, folder };
         server.start().await?;
+        if let Some(primary) = self.primary {
+            server.follow_port(primary).await?;
+        }
         Ok(server)
     }
 }
@@ -113,6 +129,7 @@ pub struct MySql {
     // First, so that the server is gone before its folder is removed.
     process: Option<Process>,
     software: Software,
+    release: Release,
     options: Vec<String>,
     port: Port,
     data: PathBuf,
@@ -135,7 +152,7 @@ impl MySql {
     /// A server of the given flavour to be.
     #[must_use]
     pub fn builder_of(flavour: Flavour) -> MySqlBuilder {
-        MySqlBuilder { flavour, release: Release::Usual, options: Vec::new() }
+        MySqlBuilder { flavour, release: Release::Usual, options: Vec::new(), primary: None }
     }
 
     /// Starts the server again after [`kill`](Self::kill) or [`stop`](Self::stop), on the same port and data.

@@ -4,4 +4,5 @@ mod mysql;
 mod nats;
 mod postgres;
 mod proxy;
+mod replica;
 mod survival;
