@@ -14,7 +14,10 @@ pub use kv::KvCheckpoints;
 pub(crate) use kv::open_bucket;
 
 /// The version of the format that this bridge writes, and the newest that it reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
+
+/// The version of checkpoints of a bridge whose source has never changed its server, which older bridges read too.
+const FIRST_VERSION: u32 = 1;
 
 /// How far everything is known to be stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +32,18 @@ pub struct Checkpoint {
     pub streams: BTreeMap<String, StreamPoint>,
     /// When it was written, in seconds since the epoch.
     pub written_seconds: u64,
+    /// The source has changed its server since the streams began: what they hold after `point` may have been read from another log
+    /// than `point`'s, so it is told by GTIDs only. A bridge that does not know this must not go on, hence format 2.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub switched: bool,
+}
+
+impl Checkpoint {
+    /// The version of the format that says all that such a checkpoint has to say.
+    #[must_use]
+    pub fn version(switched: bool) -> u32 {
+        if switched { FORMAT_VERSION } else { FIRST_VERSION }
+    }
 }
 
 /// What a stream held at a checkpoint.
@@ -43,7 +58,8 @@ pub struct StreamPoint {
 /// A place in the source's log at which reading can begin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogPoint {
-    /// What tells the server from all others: MySQL's `server_uuid`; empty where the server has none.
+    /// What tells the server from all others: MySQL's `server_uuid`; MariaDB, which has none, is told by `server-<server_id>`, since
+    /// server ids differ within a topology. Empty if not known.
     pub server: String,
     /// The log file.
     pub file: String,

@@ -90,7 +90,11 @@ pub const KEYS: &[Key] = &[
         "The bridge's identity, `[A-Za-z0-9_-]+`: its checkpoint is kept under it. Bridges of different sources need different names."),
 
     key("source.url", Text, Required,
-        "The MySQL or MariaDB server, `mysql://USER@HOST:PORT`; special characters in the user name are percent-encoded."),
+        "The MySQL or MariaDB server, `mysql://USER@HOST:PORT`; special characters in the user name are percent-encoded. Not beside `source.urls`."),
+    key("source.urls", Texts, Optional,
+        "In place of `source.url`: several servers of one topology, of which one is read; the others take its place when it is lost. Each needs GTIDs."),
+    key("source.behind", Choice(&["wait", "refuse"]), Default("wait"),
+        "What to do when the server to be read is a replica that does not have all that is published yet: wait for it, or stop."),
     key("source.password", Secret, Optional, "The user's password."),
     key("source.password_file", File, Optional, "The file that holds the user's password; one line end behind it is dropped."),
     key("source.start", Text, Default("now"),

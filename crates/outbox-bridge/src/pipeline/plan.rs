@@ -60,6 +60,19 @@ pub enum PlanError {
     )]
     #[expect(missing_docs, reason = "the fields are what the message says")]
     Unaccounted { stream: String, gone: u64, after: u64 },
+    /// The source has changed its server, and nothing tells the place there.
+    #[error(
+        "the source has changed its server, and the checkpoint does not say by GTIDs what is published, so its place on another \
+         server is not known: go on with the server that was read before; every server needs GTIDs (MySQL: gtid_mode = ON) before it can be replaced by another"
+    )]
+    NoGtids,
+    /// After a change of server, a stream does not tell what it holds.
+    #[error(
+        "since the source changed its server, only the messages themselves tell what stream {stream} holds, and {reason}. Compare the \
+         outbox table with what the consumers received; then delete the checkpoint and set source.start to the GTID set of what is published"
+    )]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    NotTold { stream: String, reason: String },
     /// A position in a stream or checkpoint that is none.
     #[error("stream {stream} ends at a position that cannot be read: {position}")]
     #[expect(missing_docs, reason = "the fields are what the message says")]

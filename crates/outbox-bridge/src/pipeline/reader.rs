@@ -38,6 +38,11 @@ pub(super) async fn read<S: Source>(
                 }
             }
         };
+        if error.is_moved() {
+            readiness.set_unready(Component::Source, format!("source: {}", crate::exit::report(&error)));
+            metrics.source_reconnects.increment(1);
+            return Err(error);
+        }
         if !error.is_transient() {
             return Err(error);
         }

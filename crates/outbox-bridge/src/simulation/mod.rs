@@ -121,11 +121,14 @@ impl Simulation {
                 4 => runs.push(self.start(CancellationToken::new())),
                 5 if self.world.faults.checkpoint_lost => self.store.lose(),
                 6 => self.store.disturb(Duration::from_millis(self.random.random_range(0..8_000))),
+                7 | 8 if self.log.is_replicated() => self.log.switch(&mut self.random),
+                9 if self.log.is_replicated() => self.log.catch_up(),
                 _ => self.world.strike(),
             }
             self.supervise(&mut runs).await;
         }
         self.world.calm();
+        self.log.catch_up();
         let deadline = Instant::now() + Duration::from_secs(1_800);
         while !self.world.is_complete() {
             assert!(
@@ -154,6 +157,8 @@ impl Simulation {
                 // As its remedy says.
                 Ok(Err(PipelineError::Plan(PlanError::NoCheckpoint { .. }))) => self.from_beginning = true,
                 Ok(Err(PipelineError::Writer(Stop::Conflict { .. }))) => {}
+                // After a change of server any other writer is one too many.
+                Ok(Err(PipelineError::Writer(Stop::Inconsistent { .. }))) if self.log.is_replicated() => {}
                 Ok(Err(error)) => panic!("seed {}: {}: {error:?}", self.seed, crate::exit::report(&error)),
                 Err(ended) => assert!(ended.is_cancelled(), "seed {}: {ended}", self.seed),
             }

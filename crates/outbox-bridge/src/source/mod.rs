@@ -8,10 +8,13 @@ pub mod gtid;
 mod lag;
 mod log;
 mod raw;
+mod servers;
 mod stream;
 
 pub(crate) use lag::bytes_behind;
 pub use lag::watch_lag;
 pub use log::{LogError, LogOptions, LogSource, MakeRoutes};
 pub use raw::{EventHeader, HEADER_SIZE, RawEvent};
+pub use servers::RelocateError;
+pub(crate) use servers::{Standing, standing};
 pub use stream::{Batch, Source, SourceError};

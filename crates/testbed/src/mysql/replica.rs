@@ -81,7 +81,8 @@ impl MySql {
             Flavour::MySql => format!("CHANGE REPLICATION SOURCE TO SOURCE_DELAY={seconds}"),
             Flavour::MariaDb => format!("CHANGE MASTER TO MASTER_DELAY={seconds}"),
         };
-        self.stop_applying().await?;
+        // MariaDB wants all of replication stopped for it.
+        self.stop_replication().await?;
         self.exec(&change).await?;
         self.start_replication().await
     }

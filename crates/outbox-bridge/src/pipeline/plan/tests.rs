@@ -49,6 +49,7 @@ fn checkpoint(streams: &[(&str, u64, Option<u64>)]) -> Checkpoint {
         point,
         streams: streams.iter().map(stream).collect(),
         written_seconds: 0,
+        switched: false,
     }
 }
 
