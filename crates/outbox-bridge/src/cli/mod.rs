@@ -1,6 +1,7 @@
 //! The command line: what was typed becomes one of a few commands, and every command an exit code.
 
 mod check;
+mod dead_letters;
 mod health;
 mod init;
 mod run;
@@ -82,6 +83,13 @@ enum Command {
         #[command(flatten)]
         options: status::Options,
     },
+    /// Lists, shows and drops the rows that could not be published, where poison.action is "dead_letter"
+    DeadLetters {
+        #[command(flatten)]
+        config: ConfigArgument,
+        #[command(subcommand)]
+        action: dead_letters::Action,
+    },
     /// Asks the bridge that runs beside it whether it is ready; exits with 0 if so, for containers' health checks
     Health(ConfigArgument),
 }
@@ -116,6 +124,9 @@ fn execute(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         }
         Command::Status { config, options } => {
             with_config(&config.config, |config| status::execute(&config, options))
+        }
+        Command::DeadLetters { config, action } => {
+            with_config(&config.config, |config| dead_letters::execute(&config, &action))
         }
         Command::Health(argument) => with_config(&argument.config, |config| health::execute(&config)),
     }

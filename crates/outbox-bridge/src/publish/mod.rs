@@ -9,15 +9,19 @@
 //! the text of an error is never used.
 
 mod chain;
+mod letters;
 mod message;
 mod nats;
+mod poison;
 mod stop;
 mod wire;
 mod writer;
 
 pub use chain::{Chain, Located, Tail, TailMessage};
+pub use letters::{Complaints, Letter, Letters, Replaced, State};
 pub use message::{Message, TransactionId};
 pub use nats::NatsWire;
+pub use poison::{Poison, PoisonKind};
 pub use stop::Stop;
 pub use wire::{Delivery, Envelope, Operation, Reply, ReplyTo, Wire, WireError};
 pub use writer::{Mode, Stored, Writer, WriterOptions};

@@ -22,7 +22,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::{
-    Message, Tail, TailMessage,
+    Complaints, Letters, Message, Poison, PoisonKind, Tail, TailMessage,
     wire::{Delivery, Envelope, Operation, Reply, ReplyTo, Wire, WireError},
 };
 
@@ -44,6 +44,9 @@ pub struct NatsWire {
     unique: String,
     answers: Subscriber,
     disconnects: watch::Receiver<u64>,
+    /// Where dead letters lie, if there are to be any.
+    letters: Option<Letters>,
+    complaints: Complaints,
 }
 
 impl NatsWire {
@@ -66,7 +69,30 @@ impl NatsWire {
             .subscribe(format!("{inbox}.>"))
             .await
             .map_err(|error| WireError::Unavailable(error.to_string()))?;
-        Ok(Self { client, context, stream, message_id, inbox, unique, answers, disconnects })
+        Ok(Self {
+            client,
+            context,
+            stream,
+            message_id,
+            inbox,
+            unique,
+            answers,
+            disconnects,
+            letters: None,
+            complaints: Complaints::default(),
+        })
+    }
+
+    /// Makes dead letters of rows that cannot be published. `complaints` are what the server says on this connection.
+    #[must_use]
+    pub fn parking(mut self, letters: Letters, complaints: Complaints) -> Self {
+        self.letters = Some(letters);
+        self.complaints = complaints;
+        self
+    }
+
+    fn letters(&self) -> Result<&Letters, WireError> {
+        self.letters.as_ref().ok_or_else(|| WireError::Unavailable("there are no dead letters".into()))
     }
 
     /// What is sent as a message's id: the event's, or where that is not wanted the row's position, which no other row has.
@@ -223,6 +249,50 @@ impl Wire for NatsWire {
             tracing::error!("the NATS client is closed");
         }
     }
+
+    fn parks(&self) -> bool {
+        self.letters.is_some()
+    }
+
+    async fn read_mark(&mut self) -> Result<Option<u64>, WireError> {
+        self.letters()?.mark(&self.stream).await
+    }
+
+    async fn is_parked(&mut self, message: &Message) -> Result<bool, WireError> {
+        self.letters()?.is_parked(&self.stream, message).await
+    }
+
+    async fn park(&mut self, message: &Message, poison: &Poison) -> Result<bool, WireError> {
+        self.letters()?.park(&self.stream, message, poison).await
+    }
+
+    async fn diagnose(&mut self, message: &Message) -> Result<Option<Poison>, WireError> {
+        if self.complaints.about(&message.subject) {
+            let reason = "the bridge's user may not publish to the row's subject";
+            return Ok(Some(Poison::new(PoisonKind::Denied, reason)));
+        }
+        let subjects = self.info().await?.config.subjects;
+        if !subjects.is_empty() && !subjects.iter().any(|filter| covers(filter, &message.subject)) {
+            let reason = format!("the row's subject is not one of stream {}", self.stream);
+            return Ok(Some(Poison::new(PoisonKind::Subject, reason)));
+        }
+        Ok(None)
+    }
+}
+
+/// Whether a stream's filter matches `subject`.
+fn covers(filter: &str, subject: &str) -> bool {
+    let mut tokens = subject.split('.');
+    for expected in filter.split('.') {
+        match (expected, tokens.next()) {
+            (_, None) => return false,
+            (">", Some(_)) => return true,
+            ("*", Some(_)) => {}
+            (expected, Some(token)) if token == expected => {}
+            _ => return false,
+        }
+    }
+    tokens.next().is_none()
 }
 
 impl NatsWire {
@@ -279,7 +349,7 @@ impl NatsWire {
     }
 }
 
-fn jetstream_error(stream: &str, error: &jetstream::Error) -> WireError {
+pub(super) fn jetstream_error(stream: &str, error: &jetstream::Error) -> WireError {
     if error.error_code() == ErrorCode::STREAM_NOT_FOUND {
         WireError::NoStream { stream: stream.to_owned() }
     } else {
@@ -311,7 +381,7 @@ struct AnswerError {
     description: String,
 }
 
-fn parse_reply(message: &async_nats::Message) -> Reply {
+pub(super) fn parse_reply(message: &async_nats::Message) -> Reply {
     if message.status == Some(StatusCode::NO_RESPONDERS) {
         return Reply::NoResponders;
     }

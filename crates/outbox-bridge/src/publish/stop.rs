@@ -85,6 +85,11 @@ pub(super) mod code {
     pub(in crate::publish) const BATCH_DISABLED: u64 = 10205;
     pub(in crate::publish) const ATOMIC_DISABLED: u64 = 10174;
 
+    /// Whether it is this message that is refused for ever, and not any: then it can become a dead letter.
+    pub(in crate::publish) fn is_poison(code: u64, description: &str) -> bool {
+        is_permanent(code, description) && !matches!(code, STREAM_SEALED | ATOMIC_DISABLED)
+    }
+
     /// Whether a message refused so would be refused for ever.
     pub(in crate::publish) fn is_permanent(code: u64, description: &str) -> bool {
         matches!(
