@@ -297,7 +297,7 @@ impl Backfill<'_> {
                 sequence: stored.sequence,
                 position: stored.position.as_ref().map(ToString::to_string),
             }));
-            let checkpoint = new_checkpoint(&self.instance, point.clone(), streams.collect());
+            let checkpoint = new_checkpoint(&self.instance, point.clone(), streams.collect(), BTreeMap::new());
             self.save(&checkpoint, Some(revision)).await?;
         }
         tell(&progress);
@@ -434,7 +434,7 @@ impl Backfill<'_> {
                 Tail::Empty { .. } => None,
             },
         }));
-        let mut checkpoint = new_checkpoint(&self.instance, point.clone(), streams.collect());
+        let mut checkpoint = new_checkpoint(&self.instance, point.clone(), streams.collect(), BTreeMap::new());
         checkpoint.version = BACKFILL_VERSION;
         checkpoint.backfill = Some(UnfinishedBackfill { run: run.to_owned() });
         self.save(&checkpoint, revision).await

@@ -184,3 +184,24 @@ fn a_rotation_moves_the_point_only_where_nothing_is_open_or_expected() {
     fed.feed(&[Logged { file: 2, raw: events::artificial_rotate(2, 4) }]).unwrap();
     assert!(!moved(&fed), "only a rotation in the log counts");
 }
+
+#[test]
+fn the_log_is_done_up_to_where_nothing_is_open() {
+    fn reached(log: &Log) -> u64 {
+        let mut from = point(1, 4, At::Boundary);
+        from.executed = Some(String::new());
+        let mut fed = Fed::at(&from, Flavour::MySql, UNLIMITED);
+        fed.feed(&log.from(1, 4)).unwrap();
+        fed.assembler.reached().1
+    }
+    let mut log = Log::mysql();
+    log.begin().insert(0, &["a"]).commit();
+    let first = log.end();
+    assert_eq!(reached(&log), first, "also where no other follows");
+    log.begin().insert(0, &["b"]);
+    assert!(reached(&log) <= first, "the second is open");
+    log.commit();
+    assert_eq!(reached(&log), log.end());
+    log.gtid().compressed().query("BEGIN").insert(0, &["c"]).commit().compressed_end();
+    assert_eq!(reached(&log), log.end(), "events of a compressed one have no place of their own");
+}
