@@ -5,6 +5,8 @@
 //! written by compare-and-set: whoever finds that another instance has written it steps down.
 
 mod kv;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, fmt, future::Future};
 
@@ -29,6 +31,26 @@ pub struct Checkpoint {
     pub streams: BTreeMap<String, StreamPoint>,
     /// When it was written, in seconds since the epoch.
     pub written_seconds: u64,
+}
+
+impl Checkpoint {
+    /// Reads a checkpoint; says why if it cannot.
+    fn from_json(text: &[u8]) -> Result<Self, String> {
+        // Of a newer format nothing but this is known.
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let reason = |error: serde_json::Error| error.to_string();
+        let Version { version } = serde_json::from_slice(text).map_err(reason)?;
+        if version > FORMAT_VERSION {
+            return Err(format!(
+                "it has format {version}, and this bridge knows formats up to {FORMAT_VERSION}: a newer bridge wrote it; \
+                 run that version"
+            ));
+        }
+        serde_json::from_slice(text).map_err(reason)
+    }
 }
 
 /// What a stream held at a checkpoint.
