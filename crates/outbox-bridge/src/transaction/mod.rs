@@ -429,7 +429,10 @@ impl Assembler {
             Statement::XaCommit { one_phase: true, .. } => return self.end(Fate::Committed, out),
             Statement::XaRollback(xid) => return self.end(Fate::RolledBackPrepared(xid.to_string()), out),
             Statement::Ddl => {
-                self.rows.forget_definitions(query);
+                // What is known of the tables is newer than a statement that is read once more.
+                if !group.skip {
+                    self.rows.forget_definitions(query);
+                }
                 if !group.begun || group.standalone {
                     return self.end(Fate::Committed, out);
                 }
