@@ -44,9 +44,12 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     execute(Command::new(find("outbox-chaos")?).args(arguments), find("outbox-bridge")?, seed, minutes)
 }
 
+/// The seed of [`rehearsal`]: a check of a change should not fail for what it does not change. Random seeds are for runs by hand.
+const REHEARSAL_SEED: u64 = 42;
+
 /// Two minutes, with the programs that are there.
 pub(crate) fn rehearsal(chaos: &Path, bridge: &Path) -> Result<()> {
-    execute(&mut Command::new(chaos), bridge, rand::random::<u64>() % 1_000_000, 2)
+    execute(&mut Command::new(chaos), bridge, REHEARSAL_SEED, 2)
 }
 
 fn execute(command: &mut Command, bridge: &Path, seed: u64, minutes: u16) -> Result<()> {
