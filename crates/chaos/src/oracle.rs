@@ -31,6 +31,10 @@ pub(crate) struct Counts {
     pub(crate) committed: usize,
     /// Messages in the stream.
     pub(crate) stored: usize,
+    /// Events that are in the table and not in the stream.
+    pub(crate) missing: usize,
+    /// Messages more than there are ids among them.
+    pub(crate) doubled: usize,
 }
 
 impl Oracle {
@@ -91,6 +95,12 @@ impl Oracle {
         let expected = Expected::rows(&place.source, TABLE, order).await?;
         let stored = read_after(&place.jetstream, STREAM, 0).await?;
         oracle::compare(&expected, &stored, Order::PerAggregate)?;
-        Ok(Counts { committed: expected.len(), stored: stored.len() })
+        let ids: HashSet<&str> = stored.iter().map(|message| message.header(header::CE_ID)).collect();
+        Ok(Counts {
+            committed: expected.len(),
+            stored: stored.len(),
+            missing: expected.iter().filter(|row| !ids.contains(row.id.as_str())).count(),
+            doubled: stored.len() - ids.len(),
+        })
     }
 }

@@ -221,6 +221,8 @@ impl Run<'_> {
         );
         self.report.committed = counts.committed;
         self.report.stored = counts.stored;
+        self.report.missing = counts.missing;
+        self.report.doubled = counts.doubled;
         self.report.took = self.began.elapsed();
         for bridge in std::mem::take(&mut self.place.bridges) {
             bridge.finish().await?;
