@@ -14,6 +14,8 @@ pub const MESSAGE_ID: &str = "Nats-Msg-Id";
 pub const EXPECTED_LAST_SEQUENCE: &str = "Nats-Expected-Last-Sequence";
 /// The id of the message that the stream must end with for a message to be stored.
 pub const EXPECTED_LAST_MESSAGE_ID: &str = "Nats-Expected-Last-Msg-Id";
+/// The stream that a message is for: another one refuses it, should it have taken over the subject.
+pub const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
 /// Where the row stood in the log: a [`Position`](crate::Position).
 pub const POSITION: &str = "Outbox-Position";
 /// The event id.

@@ -12,6 +12,7 @@ mod chain;
 mod message;
 mod nats;
 mod stop;
+mod subject;
 mod wire;
 mod writer;
 
@@ -19,5 +20,6 @@ pub use chain::{Chain, Located, Tail, TailMessage};
 pub use message::{Message, TransactionId};
 pub use nats::NatsWire;
 pub use stop::Stop;
+pub(crate) use subject::covers;
 pub use wire::{Delivery, Envelope, Operation, Reply, ReplyTo, Wire, WireError};
 pub use writer::{Mode, Stored, Writer, WriterOptions};

@@ -22,14 +22,13 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::{
-    Message, Tail, TailMessage,
+    Message, Tail, TailMessage, covers,
+    stop::code,
     wire::{Delivery, Envelope, Operation, Reply, ReplyTo, Wire, WireError},
 };
 
 /// How long the stream's leader may take to answer a question.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
-/// So many messages deleted by hand at a stream's end are looked past.
-const DELETED_MAX: usize = 1_000;
 
 /// The wire to one stream over a NATS connection.
 #[derive(Debug)]
@@ -77,7 +76,7 @@ impl NatsWire {
 
     /// What the subject of an answer says, and with the answer itself what happened; `None` for what is not an answer.
     fn delivery(&self, message: &async_nats::Message) -> Option<Delivery> {
-        let reply = || parse_reply(message);
+        let reply = || parse_reply(message, &self.stream);
         let rest = message.subject.strip_prefix(&*self.inbox)?.strip_prefix('.')?;
         let mut tokens = rest.split('.');
         match tokens.next()? {
@@ -127,6 +126,15 @@ impl Wire for NatsWire {
                     HeaderName::from_static(header::EXPECTED_LAST_SEQUENCE),
                     async_nats::HeaderValue::from(expected_last_sequence),
                 );
+            }
+            // Another stream may have taken the subject over, and be as long as this one.
+            let first = match reply_to {
+                ReplyTo::Single { .. } => after.is_none(),
+                ReplyTo::Batch { operation, .. } => operation == Operation::Start,
+                ReplyTo::Atomic { number, .. } => number == 1,
+            };
+            if first {
+                headers.insert(HeaderName::from_static(header::EXPECTED_STREAM), self.stream.as_str());
             }
             if let ReplyTo::Atomic { batch, number, commit } = reply_to {
                 headers.insert("Nats-Batch-Id", format!("{}-{batch}", self.unique));
@@ -218,6 +226,11 @@ impl Wire for NatsWire {
         Ok(self.info().await?.state.last_sequence)
     }
 
+    async fn takes(&mut self, subject: &str) -> Result<bool, WireError> {
+        let config = self.info().await?.config;
+        Ok(config.subjects.iter().any(|pattern| covers(pattern, subject)))
+    }
+
     async fn reconnect(&mut self) {
         if self.client.force_reconnect().await.is_err() {
             tracing::error!("the NATS client is closed");
@@ -252,14 +265,22 @@ impl NatsWire {
     /// then, though there are some.
     async fn last_before(&self, last_sequence: u64) -> Result<Tail, WireError> {
         let stream = self.stream().await?;
-        for sequence in (1..=last_sequence).rev().take(DELETED_MAX) {
-            match stream.get_raw_message(sequence).await {
-                Ok(message) => return self.tail_of(&message),
-                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {}
+        // There is a message at or behind `low`, and none behind `high`.
+        let (mut low, mut high) = (1, last_sequence);
+        let mut last = None;
+        while low <= high {
+            let middle = low + (high - low) / 2;
+            match stream.get_first_raw_message_by_subject(">", middle).await {
+                Ok(message) => {
+                    low = message.sequence + 1;
+                    last = Some(message);
+                }
+                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => high = middle - 1,
                 Err(error) => return Err(WireError::Unavailable(error.to_string())),
             }
         }
-        Err(WireError::Unavailable(format!("the last {DELETED_MAX} messages were deleted one by one")))
+        let gone = || WireError::Unavailable("the stream's last message has just gone".into());
+        self.tail_of(&last.ok_or_else(gone)?)
     }
 
     /// What the server says of a stream.
@@ -295,6 +316,8 @@ fn jetstream_error(stream: &str, error: &jetstream::Error) -> WireError {
 struct Answer<'a> {
     #[serde(borrow, rename = "type")]
     kind: Option<&'a str>,
+    #[serde(borrow)]
+    stream: Option<&'a str>,
     seq: Option<u64>,
     msgs: Option<u16>,
     #[serde(default)]
@@ -311,7 +334,7 @@ struct AnswerError {
     description: String,
 }
 
-fn parse_reply(message: &async_nats::Message) -> Reply {
+fn parse_reply(message: &async_nats::Message, stream: &str) -> Reply {
     if message.status == Some(StatusCode::NO_RESPONDERS) {
         return Reply::NoResponders;
     }
@@ -321,6 +344,9 @@ fn parse_reply(message: &async_nats::Message) -> Reply {
     };
     match answer {
         Answer { error: Some(error), .. } => refused(error.err_code, error.description),
+        Answer { stream: Some(other), .. } if other != stream => {
+            refused(code::WRONG_STREAM, format!("stream {other} took it, which has its subject now"))
+        }
         Answer { kind: Some("ack"), seq, msgs, .. } => {
             Reply::Flow { number: seq.unwrap_or(0), every: msgs.unwrap_or(1) }
         }

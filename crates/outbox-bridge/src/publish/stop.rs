@@ -58,6 +58,19 @@ pub(super) enum Doubt {
 }
 
 impl Doubt {
+    /// What an operator is told while the writer waits.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Refused(code, description) => {
+                format!("the server refuses messages: {description} ({code})")
+            }
+            Self::NoResponders => {
+                "nothing takes messages on the subject: no stream has it, or JetStream is away".into()
+            }
+            other => format!("resuming: {}", other.label()),
+        }
+    }
+
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::Timeout => "timeout",
@@ -79,6 +92,7 @@ pub(super) mod code {
     pub(in crate::publish) const WRONG_LAST_SEQUENCE: u64 = 10071;
     pub(in crate::publish) const MESSAGE_TOO_LARGE: u64 = 10054;
     pub(in crate::publish) const SUBJECT_MISMATCH: u64 = 10066;
+    pub(in crate::publish) const WRONG_STREAM: u64 = 10060;
     pub(in crate::publish) const STORE_FAILED: u64 = 10077;
     pub(in crate::publish) const STREAM_SEALED: u64 = 10109;
     pub(in crate::publish) const HEADER_TOO_LARGE: u64 = 10097;
@@ -89,7 +103,12 @@ pub(super) mod code {
     pub(in crate::publish) fn is_permanent(code: u64, description: &str) -> bool {
         matches!(
             code,
-            MESSAGE_TOO_LARGE | SUBJECT_MISMATCH | STREAM_SEALED | HEADER_TOO_LARGE | ATOMIC_DISABLED
+            MESSAGE_TOO_LARGE
+                | SUBJECT_MISMATCH
+                | STREAM_SEALED
+                | HEADER_TOO_LARGE
+                | ATOMIC_DISABLED
+                | WRONG_STREAM
         )
             // The store's own limit, 32 MiB in files, has the code of a full stream.
             || (code == STORE_FAILED && description.contains("too large"))

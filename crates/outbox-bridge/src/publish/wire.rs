@@ -35,6 +35,13 @@ pub trait Wire: Send {
     /// As [`Wire::read_tail`].
     fn read_last_sequence(&mut self) -> impl Future<Output = Result<u64, WireError>> + Send;
 
+    /// Asks whether the stream's configuration has a subject.
+    ///
+    /// # Errors
+    ///
+    /// As [`Wire::read_tail`].
+    fn takes(&mut self, subject: &str) -> impl Future<Output = Result<bool, WireError>> + Send;
+
     /// Gives the connection up and makes a new one, since this one does not answer.
     fn reconnect(&mut self) -> impl Future<Output = ()> + Send;
 }

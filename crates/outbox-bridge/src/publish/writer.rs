@@ -142,6 +142,9 @@ pub struct Writer<W> {
     refusals: u32,
     /// The message whose id a replicated stream says to know, and since when.
     suspect: Option<((u64, u64, u64), Instant)>,
+    /// So often in a row did nothing take the first message, and what is wrong if that was found out.
+    unheard_count: u32,
+    unheard: Option<String>,
 }
 
 enum Outcome {
@@ -183,6 +186,8 @@ impl<W: Wire> Writer<W> {
             conflicts: 0,
             refusals: 0,
             suspect: None,
+            unheard_count: 0,
+            unheard: None,
         }
     }
 
@@ -415,7 +420,9 @@ impl<W: Wire> Writer<W> {
             Reply::Stored { duplicate: true, .. } => Ok(Some(Doubt::Duplicate)),
             Reply::NoResponders => Ok(Some(Doubt::NoResponders)),
             Reply::Refused { code, description }
-                if code::is_permanent(code, &description) && self.probing =>
+                // What another stream stores is lost to this one, and more must not follow it.
+                if code == code::WRONG_STREAM
+                    || (code::is_permanent(code, &description) && self.probing) =>
             {
                 Err(Stop::Refused {
                     stream: self.options.stream.clone(),

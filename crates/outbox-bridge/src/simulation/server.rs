@@ -586,6 +586,10 @@ impl Wire for SimulatedWire {
         self.ask(|state| known(state, index) as u64).await
     }
 
+    async fn takes(&mut self, _subject: &str) -> Result<bool, WireError> {
+        Ok(true)
+    }
+
     async fn reconnect(&mut self) {
         self.world.lock().disconnect();
     }

@@ -81,6 +81,13 @@ impl NatsBuilder {
         self
     }
 
+    /// Takes [`without_jetstream`](Self::without_jetstream) back.
+    #[must_use]
+    pub fn with_jetstream(mut self) -> Self {
+        self.without_jetstream = false;
+        self
+    }
+
     /// Limits the size of a message, headers included; the server's default is 1 MiB.
     #[must_use]
     pub fn max_payload(self, bytes: usize) -> Self {

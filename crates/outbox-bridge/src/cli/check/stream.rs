@@ -6,6 +6,7 @@ use async_nats::jetstream::stream::{
 
 use super::{Finding, Severity};
 use crate::config::{Outbox, Publish, PublishMode};
+use crate::publish::covers;
 
 /// What matters of the server.
 #[derive(Debug, Clone, Copy)]
@@ -188,21 +189,6 @@ pub(in crate::cli) fn is_covered(stream: &StreamConfig, filter: &str) -> bool {
     stream.subjects.iter().any(|subject| covers(subject, filter))
 }
 
-/// Whether `subject`, of a stream, matches everything that `filter` (of a template: no `>`) matches.
-pub(in crate::cli) fn covers(subject: &str, filter: &str) -> bool {
-    let mut filter = filter.split('.');
-    for token in subject.split('.') {
-        match (token, filter.next()) {
-            (_, None) => return false,
-            (">", Some(_)) => return true,
-            ("*", Some(_)) => {}
-            (token, Some(wanted)) if token == wanted => {}
-            _ => return false,
-        }
-    }
-    filter.next().is_none()
-}
-
 #[cfg(test)]
 mod tests {
     use async_nats::jetstream::stream::{Source, SubjectTransform};
@@ -286,22 +272,6 @@ mod tests {
             let [finding] = findings(stream, more, server).try_into().expect("one finding");
             assert_eq!(finding.severity, severity, "{finding}");
             assert!(finding.problem.contains(words), "{finding}");
-        }
-    }
-
-    #[test]
-    fn covering() {
-        for (subject, filter, expected) in [
-            ("orders.>", "orders.*", true),
-            ("orders.>", "orders", false),
-            (">", "orders.*", true),
-            ("orders.*", "orders.*", true),
-            ("orders.*", "orders.a", true),
-            ("orders.a", "orders.*", false),
-            ("orders.*", "orders.*.*", false),
-            ("orders.*.*", "orders.*", false),
-        ] {
-            assert_eq!(covers(subject, filter), expected, "{subject} {filter}");
         }
     }
 }

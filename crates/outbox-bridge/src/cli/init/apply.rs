@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 
 use super::{Options, sql, stream};
 use crate::cli::check::source::{self, broken, probe_table};
-use crate::cli::check::stream::{Server, assess, covers, is_covered};
+use crate::cli::check::stream::{Server, assess, is_covered};
 use crate::cli::check::{Finding, Severity, nats as probes, permissions};
 use crate::config::{Config, Outbox, PublishMode, quote_identifier};
 use crate::exit::report;
 use crate::nats;
+use crate::publish::covers;
 use crate::run::connect_options;
 use crate::source::connection::{Connection, ConnectionError, ConnectionErrorKind};
 

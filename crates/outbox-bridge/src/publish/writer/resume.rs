@@ -6,11 +6,13 @@ use super::Writer;
 use crate::publish::{
     Located, Tail,
     stop::{Doubt, Stop, code},
-    wire::Wire,
+    wire::{Wire, WireError},
 };
 
 /// So often in a row may another writer be found ahead. One is normal: what a killed predecessor had on its way.
 const CONFLICTS_MAX: u32 = 3;
+/// So often in a row may nothing take a message, though the stream is there, until its subjects are looked at.
+const UNHEARD_MAX: u32 = 3;
 /// So often in a row may the stream refuse the right sequence until its state is looked at.
 const REFUSALS_MAX: u32 = 4;
 /// Unanswered questions until the connection is given up.
@@ -24,11 +26,13 @@ impl<W: Wire> Writer<W> {
             tracing::warn!(stream = self.options.stream, code, description, "the stream refused a message");
         }
         let wrong_last_sequence = matches!(doubt, Doubt::Refused(code::WRONG_LAST_SEQUENCE, _));
-        let trouble = format!("resuming: {}", doubt.label());
+        let trouble = doubt.describe();
         let mut unanswered = 0;
         let mut behind_since = None;
+        let mut missing_since = None;
         loop {
-            self.report(Some(&trouble));
+            let unheard = self.unheard.clone();
+            self.report(Some(unheard.as_ref().unwrap_or(&trouble)));
             tokio::time::sleep(self.backoff.wait()).await;
             let tail = match self.wire.read_tail().await {
                 Ok(tail) => tail,
@@ -40,22 +44,27 @@ impl<W: Wire> Writer<W> {
                     }
                     continue;
                 }
+                // A cluster that has just restarted may not know all its streams yet.
+                Err(WireError::NoStream { .. })
+                    if missing_since.get_or_insert_with(Instant::now).elapsed()
+                        < self.options.behind_patience =>
+                {
+                    continue;
+                }
                 Err(source) => return Err(Stop::Wire { stream: self.options.stream.clone(), source }),
             };
             let acknowledged = self.chain.sequence();
             let before = self.chain.len();
+            // In a stream that keeps what it has, a sequence whose message is gone could be anybody's.
+            if let Tail::Empty { last_sequence } = tail
+                && last_sequence > acknowledged
+                && !self.options.consumed
+            {
+                return Err(self.unaccounted(last_sequence));
+            }
             let located = self.chain.settle(&tail);
             if located != Located::Advanced(0) {
                 self.suspect = None;
-            }
-            if located == Located::Ahead && matches!(tail, Tail::Empty { .. }) && !self.options.consumed {
-                return Err(Stop::Inconsistent {
-                    stream: self.options.stream.clone(),
-                    reason: format!(
-                        "it is empty and its last sequence is {}, but this bridge stored nothing after {acknowledged}",
-                        tail.sequence()
-                    ),
-                });
             }
             match located {
                 Located::Advanced(0) if wrong_last_sequence && self.refusals >= REFUSALS_MAX => {
@@ -84,6 +93,7 @@ impl<W: Wire> Writer<W> {
                 }
             }
             let found = before - self.chain.len();
+            self.look_for_listener(&doubt, found).await;
             self.done += found as u64;
             if found > 0 {
                 self.backoff.reset();
@@ -106,6 +116,7 @@ impl<W: Wire> Writer<W> {
         let behind =
             Stop::Behind { stream: self.options.stream.clone(), tail: tail.sequence(), acknowledged };
         match self.wire.read_last_sequence().await {
+            Ok(last) if last > acknowledged && !self.options.consumed => Err(self.unaccounted(last)),
             Ok(last) => {
                 if self.chain.settle_deleted(last).is_none() {
                     return Err(behind);
@@ -133,6 +144,43 @@ impl<W: Wire> Writer<W> {
                 ),
             }),
             Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// The stream gave out sequences up to `last`, this bridge knows of fewer, and their messages are gone.
+    fn unaccounted(&self, last: u64) -> Stop {
+        Stop::Inconsistent {
+            stream: self.options.stream.clone(),
+            reason: format!(
+                "its last sequence is {last}, but this bridge knows of nothing after {}, and the messages between are \
+                 purged or deleted: nothing tells whether they were rows of the outbox",
+                self.chain.sequence()
+            ),
+        }
+    }
+
+    /// If nothing takes messages again and again, though the stream is there, says what its subjects lack.
+    async fn look_for_listener(&mut self, doubt: &Doubt, found: usize) {
+        if !matches!(doubt, Doubt::NoResponders) || found > 0 {
+            self.unheard_count = 0;
+            self.unheard = None;
+            return;
+        }
+        self.unheard_count += 1;
+        if self.unheard_count < UNHEARD_MAX {
+            return;
+        }
+        let Some(subject) = self.chain.get(0).map(|message| message.subject.clone()) else { return };
+        match self.wire.takes(&subject).await {
+            Ok(false) => {
+                let text = format!(
+                    "the subjects of stream {} do not cover {subject} any more: add it, or the bridge waits for ever",
+                    self.options.stream
+                );
+                tracing::error!(stream = self.options.stream, subject = &*subject, "{text}");
+                self.unheard = Some(text);
+            }
+            Ok(true) | Err(_) => self.unheard = None,
         }
     }
 }
