@@ -26,6 +26,9 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
+/// How many tests run at once: most of the time they wait for servers, so more than there are processors.
+const TEST_THREADS: &str = "4";
+
 /// Everything that must hold before a change is merged.
 pub(crate) async fn test() -> Result<()> {
     let mut stages = Stages::new();
@@ -46,7 +49,9 @@ pub(crate) async fn test() -> Result<()> {
     stages.work("demo, MariaDB", Box::pin(demo::run(Options::rehearsal(true, programs)))).await?;
     stages.work("chaos", async { chaos::rehearsal(&chaos, &bridge) }).await?;
     // All of them, so that one run tells everything that is wrong.
-    stages.cargo("tests", &["test", "--workspace", "--all-features", "--no-fail-fast"])?;
+    let mut tests = cargo();
+    tests.env("RUST_TEST_THREADS", TEST_THREADS);
+    stages.command("tests", tests.args(["test", "--workspace", "--all-features", "--no-fail-fast"]))?;
     stages.summary();
     Ok(())
 }
