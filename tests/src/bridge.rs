@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::param::clock_ticks_per_second;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use testbed::{Port, eventually, freeze};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -321,9 +321,26 @@ impl Bridge {
     ///
     /// When the process does not run.
     pub fn memory_peak_bytes(&self) -> Result<u64> {
+        self.memory_bytes("VmHWM:")
+    }
+
+    /// Grants the process so many bytes of address space on top of what it has now; memory beyond is refused to it.
+    ///
+    /// # Errors
+    ///
+    /// When the process does not run.
+    pub fn limit_memory(&self, more_bytes: u64) -> Result<()> {
+        let limit = Some(self.memory_bytes("VmSize:")? + more_bytes);
+        let running = self.running.as_ref().context("the bridge does not run")?;
+        let limit = Rlimit { current: limit, maximum: limit };
+        prlimit(Some(Pid::from_child(&running.child)), Resource::As, limit)?;
+        Ok(())
+    }
+
+    fn memory_bytes(&self, name: &str) -> Result<u64> {
         let running = self.running.as_ref().context("the bridge does not run")?;
         let status = std::fs::read_to_string(format!("/proc/{}/status", running.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("no such memory")?;
         let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
         Ok(kib * 1024)
     }

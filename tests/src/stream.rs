@@ -10,6 +10,8 @@ use outbox_event::Position;
 
 /// How many messages are asked for at once.
 const BATCH: usize = 2_000;
+/// And about how many bytes.
+const BATCH_BYTES: u64 = 8 << 20;
 
 /// A message as the stream holds it.
 #[derive(Debug, Clone)]
@@ -54,11 +56,26 @@ impl Stored {
 ///
 /// When the stream cannot be read.
 pub async fn read_after(context: &Context, name: &str, after: u64) -> Result<Vec<Stored>> {
+    let mut messages = Vec::new();
+    visit(context, name, after, |message| {
+        messages.push(message);
+        Ok(())
+    })
+    .await?;
+    Ok(messages)
+}
+
+/// Shows everything that a stream holds after a sequence, in its order, without keeping it.
+pub(crate) async fn visit(
+    context: &Context,
+    name: &str,
+    after: u64,
+    mut see: impl FnMut(Stored) -> Result<()>,
+) -> Result<()> {
     let stream = context.get_stream(name).await?;
     let state = stream.cached_info().state.clone();
-    let mut messages = Vec::new();
     if state.messages == 0 || state.last_sequence <= after {
-        return Ok(messages);
+        return Ok(());
     }
     let consumer = stream
         .create_consumer(pull::Config {
@@ -69,19 +86,22 @@ pub async fn read_after(context: &Context, name: &str, after: u64) -> Result<Vec
             ..Default::default()
         })
         .await?;
-    let mut deliveries = consumer.stream().max_messages_per_batch(BATCH).messages().await?;
+    // Of large messages fewer, or the server cuts a reader off that is slower than it.
+    let large = usize::try_from(BATCH_BYTES / (state.bytes / state.messages).max(1))?;
+    let batch = large.clamp(1, BATCH);
+    let mut deliveries = consumer.stream().max_messages_per_batch(batch).messages().await?;
     while let Some(message) = deliveries.next().await {
         let message = message?;
         let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
         let sequence = info.stream_sequence;
         let async_nats::Message { subject, headers, payload, .. } = message.message;
         let headers = headers.unwrap_or_default();
-        messages.push(Stored { sequence, subject: subject.to_string(), headers, body: payload });
+        see(Stored { sequence, subject: subject.to_string(), headers, body: payload })?;
         if sequence >= state.last_sequence {
             break;
         }
     }
-    Ok(messages)
+    Ok(())
 }
 
 /// The id in a stream's last message.

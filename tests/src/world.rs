@@ -10,7 +10,7 @@ use serde_json::Value;
 use testbed::{Flavour, MySql, MySqlBuilder, Nats, NatsBuilder, eventually};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::stream::{Stored, last_id, read_after};
+use crate::stream::{Stored, last_id, read_after, visit};
 use crate::{Bridge, Event, Expected, Order, Settings, oracle};
 
 /// The outbox table of a world that names no other.
@@ -340,6 +340,15 @@ impl World {
     /// What the server says.
     pub async fn stored(&self, stream: &str) -> Result<Vec<Stored>> {
         read_after(&self.jetstream, stream, 0).await
+    }
+
+    /// Shows everything that a stream holds, one message after the other, without keeping it.
+    ///
+    /// # Errors
+    ///
+    /// What the server says, and what `see` does.
+    pub async fn visit(&self, stream: &str, see: impl FnMut(Stored) -> Result<()>) -> Result<()> {
+        visit(&self.jetstream, stream, 0, see).await
     }
 
     /// Waits until a stream has had so many messages.

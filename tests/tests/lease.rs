@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use outbox_bridge_tests::{Bridge, Load, LoadOptions, Order, STREAM, Settings, World};
+use rustix::process::Signal;
 use testbed::eventually;
 
 const TTL: Duration = Duration::from_secs(3);
@@ -142,4 +143,26 @@ async fn an_outage_of_nats_leaves_one_leader() -> Result<()> {
     world.verify_tickets(leader).await?;
     first.stop().await?;
     second.stop().await
+}
+
+/// The process is dead, but its number is not free, as if it had run on another host: the lease must live to its end.
+#[tokio::test]
+async fn a_dead_leader_elsewhere_is_followed_after_its_lease() -> Result<()> {
+    let world = World::mysql().start().await?;
+    let settings = settings(&world);
+    let mut leader = Bridge::start(&settings).await?;
+    let mut standby = Bridge::start(&settings).await?;
+    await_role(&mut standby, "standby", Duration::from_secs(5)).await?;
+    let load = Load::start(&world, &LoadOptions { tickets: true, ..LoadOptions::default() }).await?;
+    await_more(&world, 20).await?;
+    // Nobody waits for it, so it stays in the list of processes.
+    leader.signal(Signal::KILL)?;
+    let after = await_role(&mut standby, "leader", TTL + Duration::from_secs(2)).await?;
+    println!("killed: {after:?}");
+    ensure!(after > TTL / 2, "the lease was taken after {after:?}, while it lived");
+    await_more(&world, 20).await?;
+    load.stop().await?;
+    world.verify_tickets(&mut standby).await?;
+    ensure!(leader.check_running().is_err());
+    standby.finish().await
 }

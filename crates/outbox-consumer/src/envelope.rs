@@ -26,20 +26,31 @@ pub(crate) struct Envelope {
 
 /// Why a message is not an event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the message is not an event: it has no header {0}")]
-pub(crate) struct NotAnEvent(&'static str);
+pub(crate) enum NotAnEvent {
+    #[error("the message is not an event: it has no header {0}")]
+    Missing(&'static str),
+    #[error(
+        "the event has format {0:?}, and this consumer knows formats up to {known}: let it run with a newer version of \
+         outbox-consumer, then replay the letter",
+        known = header::FORMAT_VERSION
+    )]
+    Newer(String),
+}
 
 impl Envelope {
     /// Reads the envelope of a message.
     pub(crate) fn read(headers: &HeaderMap, origin: Origin) -> Result<Self, NotAnEvent> {
+        if let Some(format) = header::newer_format(text(headers, header::FORMAT)) {
+            return Err(NotAnEvent::Newer(format.chars().take(20).collect()));
+        }
         let attribute = |name| text(headers, name).map(|value| decode(value).into_owned());
         let id = attribute(header::CE_ID)
             .or_else(|| text(headers, header::MESSAGE_ID).map(str::to_owned))
             .filter(|id| !id.is_empty())
-            .ok_or(NotAnEvent(header::CE_ID))?;
+            .ok_or(NotAnEvent::Missing(header::CE_ID))?;
         Ok(Self {
             id,
-            event_type: attribute(header::CE_TYPE).ok_or(NotAnEvent(header::CE_TYPE))?,
+            event_type: attribute(header::CE_TYPE).ok_or(NotAnEvent::Missing(header::CE_TYPE))?,
             aggregate_id: attribute(header::CE_SUBJECT),
             partition_key: text(headers, header::CE_PARTITION_KEY).map(|value| decode(value).into()),
             origin,
@@ -70,12 +81,18 @@ mod tests {
     #[test]
     fn a_message_without_id_or_type_is_not_an_event() {
         let mut headers = HeaderMap::new();
-        assert_eq!(Envelope::read(&headers, origin()), Err(NotAnEvent("ce-id")));
+        assert_eq!(Envelope::read(&headers, origin()), Err(NotAnEvent::Missing("ce-id")));
         headers.insert("Nats-Msg-Id", "7");
-        assert_eq!(Envelope::read(&headers, origin()), Err(NotAnEvent("ce-type")));
+        assert_eq!(Envelope::read(&headers, origin()), Err(NotAnEvent::Missing("ce-type")));
         headers.insert("ce-type", "order%20placed");
         let envelope = Envelope::read(&headers, origin()).unwrap();
         assert_eq!((envelope.id.as_str(), envelope.event_type.as_str()), ("7", "order placed"));
+        headers.insert("Outbox-Format", "1");
+        assert!(Envelope::read(&headers, origin()).is_ok());
+        headers.insert("Outbox-Format", "2");
+        let newer = Envelope::read(&headers, origin()).unwrap_err();
+        assert_eq!(newer, NotAnEvent::Newer("2".to_owned()));
+        assert!(newer.to_string().contains("newer version"));
     }
 
     proptest! {
@@ -88,6 +105,18 @@ mod tests {
             let envelope = Envelope::read(&headers, origin()).unwrap();
             prop_assert_eq!(envelope.id, id);
             prop_assert_eq!(envelope.partition_key.as_deref(), Some(key.as_str()));
+        }
+
+        #[test]
+        fn no_header_panics(values in prop::array::uniform5(prop::option::of("\\PC{0,20}|(%[0-9a-fxG]{0,2}){0,6}"))) {
+            let mut headers = HeaderMap::new();
+            let names = ["ce-id", "ce-type", "ce-subject", "ce-partitionkey", "Outbox-Format"];
+            for (name, value) in names.into_iter().zip(&values) {
+                if let Some(value) = value {
+                    headers.insert(name, value.as_str());
+                }
+            }
+            drop(Envelope::read(&headers, origin()));
         }
     }
 }

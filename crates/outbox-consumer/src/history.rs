@@ -71,6 +71,8 @@ pub(crate) fn rfc3339(at: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -94,5 +96,28 @@ mod tests {
         history.push("b", at(20));
         assert_eq!(history.elapsed(at(30)), Duration::from_secs(20));
         assert_eq!(history.attempts()[0].at, "1970-01-01T00:00:10Z");
+    }
+
+    proptest! {
+        /// What stands in the bucket, whoever wrote it: read or not, and adding to it does not panic.
+        #[test]
+        fn no_record_panics(count: u64, first_ms: u64, tail in "\\PC{0,30}", at: prop::sample::Index) {
+            let json = format!(
+                r#"{{"count":{count},"first_ms":{first_ms},"attempts":[{{"number":1,"at":"x","error":"e"}}]}}{tail}"#
+            );
+            let mut bytes = json.into_bytes();
+            if at.index(2) == 1 {
+                bytes.truncate(at.index(bytes.len()));
+            }
+            let whole = u32::MAX - u32::try_from(count >> 32).unwrap_or_default();
+            let json = format!(r#"{{"count":{whole},"first_ms":{first_ms},"attempts":[]}}"#);
+            for bytes in [bytes, json.into_bytes()] {
+                if let Ok(mut history) = serde_json::from_slice::<History>(&bytes) {
+                    drop(history.elapsed(SystemTime::UNIX_EPOCH));
+                    drop(history.elapsed(SystemTime::now()));
+                    history.push("again", SystemTime::now());
+                }
+            }
+        }
     }
 }

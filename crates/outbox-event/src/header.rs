@@ -18,6 +18,11 @@ pub const EXPECTED_LAST_MESSAGE_ID: &str = "Nats-Expected-Last-Msg-Id";
 pub const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
 /// Where the row stood in the log: a [`Position`](crate::Position).
 pub const POSITION: &str = "Outbox-Position";
+/// The version of the message's format, on messages whose format is newer than 1.
+pub const FORMAT: &str = "Outbox-Format";
+/// The newest format that this crate knows. It is raised when a reader that ignores what is new would read a message
+/// wrongly; a header that older readers may ignore does not raise it.
+pub const FORMAT_VERSION: u32 = 1;
 /// The event id.
 pub const CE_ID: &str = "ce-id";
 /// The version of CloudEvents, always [`CE_SPECVERSION_VALUE`].
@@ -41,6 +46,20 @@ pub const CONTENT_TYPE_JSON: &str = "application/json";
 /// Put before the name of an application's header that would otherwise mean something to NATS, to CloudEvents or to the
 /// bridge.
 pub const APPLICATION_PREFIX: &str = "Outbox-App-";
+
+/// What a message's header [`FORMAT`] says if the message must not be read, being newer than [`FORMAT_VERSION`] or of no
+/// format at all. Messages without the header have format 1.
+///
+/// ```
+/// use outbox_event::header::newer_format;
+/// assert_eq!(newer_format(None), None);
+/// assert_eq!(newer_format(Some("2")), Some("2"));
+/// ```
+#[must_use]
+pub fn newer_format(value: Option<&str>) -> Option<&str> {
+    let known = |text: &str| text.parse().is_ok_and(|format: u32| (1..=FORMAT_VERSION).contains(&format));
+    value.filter(|text| !known(text))
+}
 
 /// Makes `value` fit for an attribute header, as the CloudEvents HTTP binding has it: everything but printable ASCII is
 /// percent-encoded, and so are the space, `"` and `%`. Decoding gives the value back.
@@ -115,6 +134,15 @@ mod tests {
         ] {
             assert_eq!(encode_value(value), expected);
         }
+    }
+
+    #[test]
+    fn only_known_formats_are_read() {
+        assert_eq!(newer_format(Some("1")), None);
+        for text in ["0", "2", "4294967296", "", "-1", "two"] {
+            assert_eq!(newer_format(Some(text)), Some(text));
+        }
+        assert_eq!(application_name(FORMAT).as_deref(), Some("Outbox-App-Outbox-Format"));
     }
 
     #[test]

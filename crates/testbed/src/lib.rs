@@ -33,6 +33,7 @@
 //! ```
 
 mod cache;
+mod damage;
 mod mysql;
 mod nats;
 mod packages;
@@ -47,6 +48,7 @@ mod version;
 mod wait;
 mod wheel;
 
+pub use damage::DamagingProxy;
 pub use mysql::{Flavour, MySql, MySqlBuilder};
 pub use nats::{Links, Nats, NatsBuilder, NatsCluster};
 pub use port::Port;

@@ -7,7 +7,7 @@ use async_nats::jetstream::{
     kv::{CreateErrorKind, EntryErrorKind, Operation, Store, UpdateErrorKind},
 };
 
-use super::{BACKFILL_VERSION, Checkpoint, CheckpointError, Checkpoints, FORMAT_VERSION};
+use super::{Checkpoint, CheckpointError, Checkpoints};
 
 /// How long the store may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -96,22 +96,8 @@ impl Checkpoints for KvCheckpoints {
                 return Err(unavailable(error));
             }
         };
-        let unreadable = |reason: String| CheckpointError::Unreadable { key: key.clone(), reason };
-        #[derive(serde::Deserialize)]
-        struct Version {
-            version: u32,
-        }
-        let version: Version =
-            serde_json::from_slice(&entry.value).map_err(|error| unreadable(error.to_string()))?;
-        if version.version > FORMAT_VERSION.max(BACKFILL_VERSION) {
-            return Err(unreadable(format!(
-                "it has format {}, and this bridge knows formats up to {BACKFILL_VERSION}: a newer bridge wrote it; run \
-                 that one",
-                version.version
-            )));
-        }
-        let checkpoint =
-            serde_json::from_slice(&entry.value).map_err(|error| unreadable(error.to_string()))?;
+        let checkpoint = Checkpoint::from_json(&entry.value)
+            .map_err(|reason| CheckpointError::Unreadable { key, reason })?;
         Ok(Some((checkpoint, entry.revision)))
     }
 

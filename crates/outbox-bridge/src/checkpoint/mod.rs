@@ -5,6 +5,8 @@
 //! written by compare-and-set: whoever finds that another instance has written it steps down.
 
 mod kv;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, fmt, future::Future};
 
@@ -13,11 +15,14 @@ use serde::{Deserialize, Serialize};
 pub use kv::KvCheckpoints;
 pub(crate) use kv::open_bucket;
 
-/// The version of the format that this bridge writes, and the newest that it reads but for [`BACKFILL_VERSION`].
+/// The version of the format that this bridge writes.
 pub const FORMAT_VERSION: u32 = 1;
 
 /// The version of a checkpoint with an unfinished backfill, which a bridge that knows of none must not pass over.
 pub const BACKFILL_VERSION: u32 = 2;
+
+/// The newest version that this bridge reads.
+const NEWEST_VERSION: u32 = BACKFILL_VERSION;
 
 /// How far everything is known to be stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +48,26 @@ pub struct Checkpoint {
 pub struct UnfinishedBackfill {
     /// What it calls itself in the positions of its messages.
     pub run: String,
+}
+
+impl Checkpoint {
+    /// Reads a checkpoint; says why if it cannot.
+    fn from_json(text: &[u8]) -> Result<Self, String> {
+        // Of a newer format nothing but this is known.
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let reason = |error: serde_json::Error| error.to_string();
+        let Version { version } = serde_json::from_slice(text).map_err(reason)?;
+        if version > NEWEST_VERSION {
+            return Err(format!(
+                "it has format {version}, and this bridge knows formats up to {NEWEST_VERSION}: a newer bridge wrote it; \
+                 run that version"
+            ));
+        }
+        serde_json::from_slice(text).map_err(reason)
+    }
 }
 
 /// What a stream held at a checkpoint.

@@ -114,6 +114,12 @@ impl RowsEvent {
     pub fn bytes_len(&self) -> usize {
         self.rows.len()
     }
+
+    /// Whether `bytes` are a slice of the event, so that they keep all of it in memory.
+    #[must_use]
+    pub fn holds(&self, bytes: &Bytes) -> bool {
+        self.rows.as_ptr_range().contains(&bytes.as_ptr())
+    }
 }
 
 /// Decodes the rows of one table: knows its columns and which of them are wanted.
@@ -194,19 +200,38 @@ impl RowDecoder {
     /// column is left to its default leaves no trace under `binlog_row_image=MINIMAL`.
     /// [`DecodeErrorKind::Unsupported`] for deleted rows.
     pub fn rows<'d>(&'d mut self, event: &'d RowsEvent) -> Result<Rows<'d>, DecodeError> {
-        self.images(event, AFTER)
+        self.images(event, AFTER, 0)
     }
 
-    /// The rows of an update as they were before it. With `binlog_row_image=MINIMAL` only the primary key is there.
+    /// As [`rows`](Self::rows), from the row on that begins at this [`Rows::offset`].
     ///
     /// # Errors
     ///
     /// As [`rows`](Self::rows).
-    pub fn rows_before<'d>(&'d mut self, event: &'d RowsEvent) -> Result<Rows<'d>, DecodeError> {
-        self.images(event, BEFORE)
+    pub fn rows_from<'d>(&'d mut self, event: &'d RowsEvent, offset: usize) -> Result<Rows<'d>, DecodeError> {
+        self.images(event, AFTER, offset)
     }
 
-    fn images<'d>(&'d mut self, event: &'d RowsEvent, image: usize) -> Result<Rows<'d>, DecodeError> {
+    /// The rows of an update as they were before it, from the row on that begins at this [`Rows::offset`]. With
+    /// `binlog_row_image=MINIMAL` only the primary key is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`rows`](Self::rows).
+    pub fn rows_before<'d>(
+        &'d mut self,
+        event: &'d RowsEvent,
+        offset: usize,
+    ) -> Result<Rows<'d>, DecodeError> {
+        self.images(event, BEFORE, offset)
+    }
+
+    fn images<'d>(
+        &'d mut self,
+        event: &'d RowsEvent,
+        image: usize,
+        offset: usize,
+    ) -> Result<Rows<'d>, DecodeError> {
         let problem = if event.kind == RowsKind::Delete {
             DecodeError::unsupported("deleted rows are not decoded")
         } else if event.column_count != self.columns.len() {
@@ -224,7 +249,7 @@ impl RowDecoder {
                 event,
                 image,
                 counts,
-                rest: Reader::new(&event.rows),
+                rest: Reader::new(event.rows.get(offset..).unwrap_or_default()),
                 failed: false,
             });
         };
@@ -259,6 +284,12 @@ impl Iterator for Rows<'_> {
 }
 
 impl<'d> Rows<'d> {
+    /// Where the next row begins among the event's rows, in bytes.
+    #[must_use]
+    pub fn offset(&self) -> usize {
+        self.event.rows.len() - self.rest.rest().len()
+    }
+
     fn row(&mut self) -> Result<Vec<Value>, DecodeError> {
         let length_before = self.rest.rest().len();
         let update = self.event.kind == RowsKind::Update;

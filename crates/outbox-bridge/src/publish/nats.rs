@@ -256,6 +256,15 @@ impl NatsWire {
             sequence: message.sequence,
             subject: message.subject.to_string(),
         };
+        // Before the position: what a newer bridge writes there may be another thing.
+        let format = message.headers.get_last(header::FORMAT).map(|format| format.as_str());
+        if let Some(format) = header::newer_format(format) {
+            return Err(WireError::NewerFormat {
+                stream: self.stream.clone(),
+                sequence: message.sequence,
+                format: format.chars().take(20).collect(),
+            });
+        }
         let position = message.headers.get_last(header::POSITION).ok_or_else(foreign)?;
         let position = Position::from_str(position.as_str()).map_err(|_| foreign())?;
         Ok(Tail::Message(TailMessage { sequence: message.sequence, position }))
@@ -338,8 +347,12 @@ fn parse_reply(message: &async_nats::Message, stream: &str) -> Reply {
     if message.status == Some(StatusCode::NO_RESPONDERS) {
         return Reply::NoResponders;
     }
+    parse_answer(&message.payload)
+}
+
+fn parse_answer(payload: &[u8]) -> Reply {
     let refused = |code, description: String| Reply::Refused { code, description };
-    let Ok(answer) = serde_json::from_slice::<Answer<'_>>(&message.payload) else {
+    let Ok(answer) = serde_json::from_slice::<Answer<'_>>(payload) else {
         return refused(0, "an answer that is not JetStream's".into());
     };
     match answer {
@@ -355,5 +368,59 @@ fn parse_reply(message: &async_nats::Message, stream: &str) -> Reply {
             Reply::Stored { sequence, duplicate, count }
         }
         Answer { .. } => refused(0, "an answer without a sequence".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ANSWERS: [&str; 5] = [
+        r#"{"stream":"ORDERS","seq":12}"#,
+        r#"{"stream":"ORDERS","seq":12,"duplicate":true,"domain":"hub"}"#,
+        r#"{"type":"ack","seq":7,"msgs":20}"#,
+        r#"{"type":"gap","last_seq":3,"seq":5}"#,
+        r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 4"}}"#,
+    ];
+
+    #[test]
+    fn answers() {
+        let stored = |sequence, duplicate| Reply::Stored { sequence, duplicate, count: None };
+        let refused = |code, description: &str| Reply::Refused { code, description: description.to_owned() };
+        let expected = [
+            stored(12, false),
+            stored(12, true),
+            Reply::Flow { number: 7, every: 20 },
+            refused(0, "batch interrupted: gap"),
+            refused(10071, "wrong last sequence: 4"),
+        ];
+        assert_eq!(ANSWERS.map(|answer| parse_answer(answer.as_bytes())), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_panics(payload in prop::collection::vec(any::<u8>(), 0..100)) {
+            parse_answer(&payload);
+        }
+
+        /// What is cut off is never taken for a message that is stored.
+        #[test]
+        fn half_an_answer_stores_nothing(answer in prop::sample::select(&ANSWERS[..]), cut: prop::sample::Index) {
+            let half = &answer.as_bytes()[..cut.index(answer.len())];
+            let stored = matches!(parse_answer(half), Reply::Stored { .. } | Reply::Flow { .. });
+            prop_assert!(!stored);
+        }
+
+        #[test]
+        fn a_damaged_answer_does_not_panic(
+            answer in prop::sample::select(&ANSWERS[..]), at: prop::sample::Index, bits in 1..=255_u8,
+        ) {
+            let mut payload = answer.as_bytes().to_vec();
+            let at = at.index(payload.len());
+            payload[at] ^= bits;
+            parse_answer(&payload);
+        }
     }
 }

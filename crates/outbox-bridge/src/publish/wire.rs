@@ -177,6 +177,14 @@ pub enum WireError {
     )]
     #[expect(missing_docs, reason = "the fields are what the message says")]
     Foreign { stream: String, sequence: u64, subject: String },
+    /// The stream's last message has a format that this bridge does not know.
+    #[error(
+        "stream {stream} ends with message {sequence} of format {format:?}, and this bridge knows formats up to {known}: a \
+         newer bridge wrote it; run that version",
+        known = outbox_event::header::FORMAT_VERSION
+    )]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    NewerFormat { stream: String, sequence: u64, format: String },
     /// The message is larger than the server takes.
     #[error("a message of {size} bytes at {position} is larger than the server's max_payload of {max} bytes")]
     #[expect(missing_docs, reason = "the fields are what the message says")]
@@ -195,6 +203,7 @@ impl WireError {
             Self::Timeout | Self::Unavailable(_) => true,
             Self::NoStream { .. }
             | Self::Foreign { .. }
+            | Self::NewerFormat { .. }
             | Self::TooLarge { .. }
             | Self::Unsendable { .. } => false,
         }

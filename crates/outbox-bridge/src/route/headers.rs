@@ -71,6 +71,8 @@ pub(super) fn parse(text: &[u8], headers: &mut Headers) -> Result<(), HeadersErr
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn parsed(text: &str) -> Result<Vec<(String, String)>, HeadersError> {
@@ -102,6 +104,25 @@ mod tests {
         for text in ["[]", "\"secret\"", "{\"secret\": }", "7", "", "{} secret"] {
             let error = parsed(text).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    proptest! {
+        /// Whatever a row says: no header name or value that is not one.
+        #[test]
+        fn no_text_panics_or_breaks_a_line(text in prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..100),
+            "(\\{|\\}|\\[|\\]|\"|:|,|null|1e9|\\\\u000a|[a-z\\r\\n ])*".prop_map(String::into_bytes),
+            prop::collection::btree_map("(\\PC|[\\r\\n\\x00])*", "(\\PC|[\\r\\n\\x00])*", 0..4)
+                .prop_map(|entries| serde_json::to_vec(&entries).unwrap()),
+        ]) {
+            let mut headers = Vec::new();
+            if parse(&text, &mut headers).is_ok() {
+                for (name, value) in headers {
+                    prop_assert!(name.parse::<async_nats::HeaderName>().is_ok(), "{:?}", name);
+                    prop_assert!(!value.contains(['\r', '\n', '\0']), "{:?}", value);
+                }
+            }
         }
     }
 }

@@ -12,9 +12,10 @@ use super::{
     log::{LogError, LogOptions},
 };
 use crate::{
+    decode::RowsKind,
     publish::{Message, TransactionId},
     route::finish,
-    transaction::{Numbers, OutboxRows, Replay, Taken, TransactionError},
+    transaction::{EventRows, Numbers, Opened, OutboxRows, Replay, Taken, TransactionError},
 };
 
 /// Reads one group.
@@ -24,6 +25,8 @@ pub(super) struct GroupReader {
     flavour: Flavour,
     payload: Option<PayloadReader>,
     rows: OutboxRows,
+    /// What is left of the event that was read last.
+    open: Option<EventRows>,
     transaction: Arc<TransactionId>,
     numbers: Numbers,
     begun: bool,
@@ -52,6 +55,7 @@ impl GroupReader {
             flavour,
             payload: None,
             rows,
+            open: None,
             transaction: replay.transaction,
             numbers: Numbers::default(),
             begun: false,
@@ -67,6 +71,19 @@ impl GroupReader {
     ) -> Result<bool, LogError> {
         let mut bytes = 0;
         while messages.len() < rows_max && bytes < bytes_max {
+            if let Some(mut rows) = self.open.take() {
+                let begin = messages.len();
+                let whole = self
+                    .rows
+                    .fill(&mut rows, &self.transaction, messages, (rows_max, bytes_max - bytes))
+                    .map_err(|error| self.at(error))?;
+                for (stream, message) in messages.iter_mut().skip(begin) {
+                    finish(message, &self.transaction, self.numbers.next(*stream));
+                    bytes += message.size();
+                }
+                self.open = (!whole).then_some(rows);
+                continue;
+            }
             let raw = match &mut self.payload {
                 Some(payload) => match payload.next_event()? {
                     Some(event) => event,
@@ -98,14 +115,12 @@ impl GroupReader {
                         self.rows.define(route, Arc::new(definition));
                     }
                 }
-                Event::Rows(_) => {
-                    let begin = messages.len();
-                    self.rows
-                        .rows(&raw, true, &self.transaction, messages)
-                        .map_err(|error| self.at(error))?;
-                    for (stream, message) in messages.iter_mut().skip(begin) {
-                        finish(message, &self.transaction, self.numbers.next(*stream));
-                        bytes += message.size();
+                Event::Rows(kind) => {
+                    let wanted = kind != RowsKind::Delete;
+                    if let Opened::Rows(rows) =
+                        self.rows.open(&raw, wanted).map_err(|error| self.at(error))?
+                    {
+                        self.open = Some(rows);
                     }
                 }
                 Event::TransactionPayload(payload) => {

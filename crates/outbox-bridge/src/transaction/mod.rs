@@ -23,7 +23,7 @@ use self::fate::{Fate, PreparedState, Waiting};
 use self::skip::Skip;
 
 pub use self::error::TransactionError;
-pub use self::rows::{OutboxRows, RowsError, Taken};
+pub use self::rows::{EventRows, Opened, OutboxRows, RowsError, Taken};
 use crate::{
     checkpoint::{At, LogPoint, Prepared, Transaction},
     config::TableName,
@@ -463,18 +463,25 @@ impl Assembler {
 
     fn rows_event(&mut self, raw: &RawEvent, kind: RowsKind) -> Result<Step, TransactionError> {
         let Some(group) = &mut self.group else { return Err(TransactionError::Stray { at: self.at() }) };
-        let before = group.messages.len();
         let wanted = kind != RowsKind::Delete && !group.skip && !group.overflown;
-        let ours = self
+        let at = |error: RowsError| error.at(group.transaction.to_string());
+        let mut rows = match self.rows.open(raw, wanted).map_err(at)? {
+            Opened::Foreign => {
+                self.foreign_rows += 1;
+                return Ok(Step::Continue);
+            }
+            Opened::Nothing => return Ok(Step::Continue),
+            Opened::Rows(rows) => rows,
+        };
+        let before = group.messages.len();
+        // One event may hold more than all of the buffer.
+        let room = self.buffer_bytes_max.saturating_sub(group.bytes + self.prepared_bytes);
+        let whole = self
             .rows
-            .rows(raw, wanted, &group.transaction, &mut group.messages)
+            .fill(&mut rows, &group.transaction, &mut group.messages, (usize::MAX, room))
             .map_err(|error| error.at(group.transaction.to_string()))?;
-        if !ours {
-            self.foreign_rows += 1;
-            return Ok(Step::Continue);
-        }
         group.bytes += group.messages.iter().skip(before).map(|(_, message)| message.size()).sum::<usize>();
-        if group.bytes + self.prepared_bytes > self.buffer_bytes_max {
+        if !whole || group.bytes + self.prepared_bytes > self.buffer_bytes_max {
             group.overflown = true;
             group.messages = Vec::new();
         }

@@ -197,7 +197,36 @@ impl OutboxRows {
         Some(&route.table)
     }
 
-    /// Appends the messages of a rows event to `messages`, if they are wanted; `false` if it is another table's.
+    /// Looks whose rows these are, and gets ready to [`fill`](Self::fill) if they are wanted.
+    ///
+    /// # Errors
+    ///
+    /// If the event is malformed or belongs to no table map.
+    pub fn open(&self, raw: &RawEvent, wanted: bool) -> Result<Opened, RowsError> {
+        let table_id = RowsHead::parse(&raw.body)?.table_id;
+        let Some((_, route)) = self.maps.iter().rev().find(|(known, _)| *known == table_id) else {
+            return Err(RowsError::NoTableMap);
+        };
+        let Some(route) = *route else { return Ok(Opened::Foreign) };
+        if !wanted {
+            return Ok(Opened::Nothing);
+        }
+        let table = self.tables.get(&route).ok_or(RowsError::NoTableMap)?;
+        debug_assert_eq!(table.table_id, table_id, "the last table map of a table is the one in force");
+        match RowsEvent::parse(raw.header.event_type, &raw.body, DecodeLimits::default()) {
+            // Partial updates are never inserts.
+            Err(error)
+                if error.kind() == DecodeErrorKind::Unsupported
+                    && RowsKind::of(raw.header.event_type) == Some(RowsKind::Update) =>
+            {
+                Ok(Opened::Nothing)
+            }
+            event => Ok(Opened::Rows(EventRows { event: event?, route, offset: 0 })),
+        }
+    }
+
+    /// Appends messages of an event's rows to `messages` until there are `rows_max` of them or they weigh more than
+    /// `bytes_max`; no table map may have come since the event was opened. `true` when the event has no more.
     ///
     /// An update counts as the insert of a new event if it gives the row another id, as `REPLACE` does; else it changes
     /// what was published already, and is none.
@@ -205,51 +234,74 @@ impl OutboxRows {
     /// # Errors
     ///
     /// If the rows cannot be decoded or cannot become messages.
-    pub fn rows(
+    pub fn fill(
         &mut self,
-        raw: &RawEvent,
-        wanted: bool,
+        rows: &mut EventRows,
         transaction: &Arc<TransactionId>,
         messages: &mut Vec<(usize, Message)>,
+        (rows_max, bytes_max): (usize, usize),
     ) -> Result<bool, RowsError> {
-        let table_id = RowsHead::parse(&raw.body)?.table_id;
-        let Some((_, route)) = self.maps.iter().rev().find(|(known, _)| *known == table_id) else {
+        let Some((route, table)) = self.routes.get(rows.route).zip(self.tables.get_mut(&rows.route)) else {
             return Err(RowsError::NoTableMap);
         };
-        let Some(index) = *route else { return Ok(false) };
-        if !wanted {
-            return Ok(true);
-        }
-        let Some((route, table)) = self.routes.get(index).zip(self.tables.get_mut(&index)) else {
-            return Err(RowsError::NoTableMap);
-        };
-        debug_assert_eq!(table.table_id, table_id, "the last table map of a table is the one in force");
-        let event = match RowsEvent::parse(raw.header.event_type, &raw.body, DecodeLimits::default()) {
-            // Partial updates are never inserts.
-            Err(error)
-                if error.kind() == DecodeErrorKind::Unsupported
-                    && RowsKind::of(raw.header.event_type) == Some(RowsKind::Update) =>
-            {
-                return Ok(true);
+        let Table { decoder, mapping, .. } = table;
+        let event = &rows.event;
+        let mut bytes = 0;
+        loop {
+            if messages.len() >= rows_max || bytes > bytes_max {
+                return Ok(false);
             }
-            event => event?,
-        };
-        let mut ids_before = Vec::new();
-        if event.kind() == RowsKind::Update {
-            for row in table.decoder.rows_before(&event)? {
-                ids_before.push(table.mapping.id_of(&row?).cloned());
+            let mut before = None;
+            if event.kind() == RowsKind::Update {
+                let Some(row) = decoder.rows_before(event, rows.offset)?.next() else { return Ok(true) };
+                before = Some(mapping.id_of(&row?).cloned());
             }
-        }
-        for (number, row) in table.decoder.rows(&event)?.enumerate() {
+            let mut images = decoder.rows_from(event, rows.offset)?;
+            let Some(row) = images.next() else { return Ok(true) };
+            rows.offset = images.offset();
             let row = row?;
-            if let Some(before) = ids_before.get(number) {
-                let after = table.mapping.id_of(&row);
+            if let Some(before) = before {
+                let after = mapping.id_of(&row);
                 if before.as_ref() == after || matches!(after, None | Some(Value::Absent)) {
                     continue;
                 }
             }
-            messages.push((route.stream, route.message(&table.mapping, &row, transaction)?));
+            let mut message = route.message(mapping, &row, transaction)?;
+            detach(event, &mut message.body);
+            bytes += message.size();
+            messages.push((route.stream, message));
         }
-        Ok(true)
+    }
+}
+
+/// What a rows event is.
+#[derive(Debug)]
+pub enum Opened {
+    /// Rows of another table.
+    Foreign,
+    /// Rows of an outbox table of which none is wanted.
+    Nothing,
+    /// Rows of an outbox table.
+    Rows(EventRows),
+}
+
+/// The rows of an event as far as they have not been made messages. An event may be far larger than what may be held in
+/// messages.
+#[derive(Debug)]
+pub struct EventRows {
+    event: RowsEvent,
+    route: usize,
+    /// Where the next row begins.
+    offset: usize,
+}
+
+/// Bodies up to this size are copied out of the read buffer, which they would keep: it is some times larger.
+const COPIED_BYTES_MAX: usize = 64 << 10;
+
+/// Takes a body out of its event if it would keep much more in memory than itself.
+fn detach(event: &RowsEvent, body: &mut Bytes) {
+    let small = body.len() <= COPIED_BYTES_MAX || body.len() < event.bytes_len() / 2;
+    if small && event.holds(body) {
+        *body = Bytes::copy_from_slice(body);
     }
 }

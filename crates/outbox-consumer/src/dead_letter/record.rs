@@ -164,6 +164,8 @@ pub(crate) fn read(position: u64, headers: &HeaderMap, body: Bytes) -> Option<De
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -196,5 +198,21 @@ mod tests {
     #[test]
     fn other_messages_are_no_dead_letters() {
         assert!(read(1, &HeaderMap::new(), Bytes::new()).is_none());
+    }
+
+    proptest! {
+        /// Anybody may have published to the stream of the dead letters.
+        #[test]
+        fn no_letter_panics(values in prop::array::uniform8(prop::option::of("\\PC{0,30}|[0-9]{0,22}|\\[\\{\"number\":[0-9]{0,12}"))) {
+            let mut headers = HeaderMap::new();
+            let names = [SUBJECT, STREAM, SEQUENCE, CONSUMER, ATTEMPTS, REPLAY_OF, "ce-id", "Outbox-Dead-Header-Nats-Msg-Id"];
+            for (name, value) in names.into_iter().zip(&values) {
+                if let Some(value) = value {
+                    headers.insert(name, value.as_str());
+                }
+            }
+            let letter = read(1, &headers, Bytes::new());
+            prop_assert!(letter.is_none() || values[..4].iter().all(Option::is_some));
+        }
     }
 }

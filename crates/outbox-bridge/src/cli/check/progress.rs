@@ -108,6 +108,9 @@ fn unreadable_tail(stream: &str, error: &WireError, complaints: &Complaints) -> 
             "a stream of the bridge takes nobody else's messages: find out who writes to it and forbid it, then delete those \
              messages or use another stream",
         ),
+        error @ WireError::NewerFormat { .. } => {
+            Finding::new(Severity::Error, subject, report(error), "run the newer version of the bridge")
+        }
         error => Finding::new(
             Severity::Error,
             subject,

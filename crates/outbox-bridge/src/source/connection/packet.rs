@@ -33,7 +33,7 @@ pub(super) struct Channel<S> {
     /// The packet whose header was read and whose body was not.
     open: Option<OpenPacket>,
     /// What was received so far of a payload that is too large for a slice of the buffer.
-    assembly: BytesMut,
+    assembly: Vec<u8>,
     payload_bytes_max: usize,
 }
 
@@ -63,7 +63,7 @@ impl<S> Channel<S> {
             buffer: BytesMut::new(),
             sequence: 0,
             open: None,
-            assembly: BytesMut::new(),
+            assembly: Vec::new(),
             payload_bytes_max,
         }
     }
@@ -103,7 +103,7 @@ impl<S> Channel<S> {
                 return Ok(Some(self.buffer.split_to(missing).freeze()));
             }
             let arrived = self.buffer.split_to(missing.min(self.buffer.len()));
-            self.assembly.extend_from_slice(&arrived);
+            append(&mut self.assembly, &arrived);
             let missing = missing - arrived.len();
             if missing > 0 {
                 self.open = Some(OpenPacket { missing, last });
@@ -111,9 +111,17 @@ impl<S> Channel<S> {
             }
             self.open = None;
             if last {
-                return Ok(Some(std::mem::take(&mut self.assembly).freeze()));
+                return Ok(Some(std::mem::take(&mut self.assembly).into()));
             }
         }
+    }
+
+    /// Of a payload that has begun to arrive: how large it is at least, whether that is known to be all, and its first
+    /// bytes.
+    pub(super) fn opening(&self) -> Option<(usize, bool, &[u8])> {
+        let OpenPacket { missing, last } = self.open?;
+        let front = if self.assembly.is_empty() { &self.buffer[..] } else { &self.assembly[..] };
+        Some((self.assembly.len().saturating_add(missing), last, front))
     }
 
     fn open_packet(&mut self) -> Result<bool, ConnectionError> {
@@ -205,6 +213,15 @@ impl<S: AsyncWrite + Unpin> Channel<S> {
     }
 }
 
+/// Appends without doubling the room as vectors do, so that a large payload takes little more than its own size.
+fn append(assembly: &mut Vec<u8>, arrived: &[u8]) {
+    let length = assembly.len();
+    if assembly.capacity() - length < arrived.len() {
+        assembly.reserve_exact(arrived.len().max(BUFFER_BYTES).max(length / 8));
+    }
+    assembly.extend_from_slice(arrived);
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -261,6 +278,16 @@ pub(super) mod tests {
             let refused = Channel::new(wire.as_slice(), 100).read().await.expect_err("refused");
             assert_eq!(refused.kind(), ConnectionErrorKind::Protocol);
         }
+    }
+
+    #[test]
+    fn a_large_payload_takes_little_more_than_its_size() {
+        let (mut assembly, part) = (Vec::new(), vec![1; BUFFER_BYTES]);
+        for _ in 0..300 {
+            append(&mut assembly, &part);
+            assert!(assembly.capacity() <= assembly.len() + assembly.len() / 8 + BUFFER_BYTES);
+        }
+        assert_eq!(assembly.len(), 300 * BUFFER_BYTES);
     }
 
     #[test]

@@ -99,7 +99,10 @@ impl<S> DumpStream<S> {
             return None;
         }
         let outcome = match self.channel.buffered() {
-            Ok(None) => return None,
+            Ok(None) => match self.check_opening() {
+                Ok(()) => return None,
+                Err(error) => Err(error),
+            },
             Ok(Some(payload)) => self.event(payload),
             Err(error) => Err(error),
         };
@@ -107,6 +110,22 @@ impl<S> DumpStream<S> {
             self.state = State::Failed;
         }
         outcome.transpose()
+    }
+
+    /// Packet and event both say how long they are. A packet that claims more than its event would swallow what follows,
+    /// heartbeats too, so that it would be waited for without end.
+    fn check_opening(&self) -> Result<(), ConnectionError> {
+        let Some((arriving, whole, front)) = self.channel.opening() else { return Ok(()) };
+        let Some((0, event)) = front.split_first() else { return Ok(()) };
+        let Some(header) = EventHeader::parse(event) else { return Ok(()) };
+        let size = (header.event_size as usize).saturating_add(1);
+        if size == arriving || (!whole && size > arriving) {
+            return Ok(());
+        }
+        Err(self.malformed(&format!(
+            "an event of type {} that claims to have {} bytes in a packet of another length",
+            header.event_type, header.event_size
+        )))
     }
 
     /// What a packet holds; `None` if it is the end.

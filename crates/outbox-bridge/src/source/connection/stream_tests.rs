@@ -55,6 +55,20 @@ async fn all(bytes: &[u8]) -> Result<Vec<RawEvent>, ConnectionError> {
     Ok(events)
 }
 
+/// The connection stays open, so that whoever believes the packet waits.
+#[tokio::test]
+async fn a_packet_that_is_longer_than_its_event_is_not_waited_for() {
+    let mut wire = packets(1, &[&event(ROWS_EVENT, b"rows", true)]);
+    *wire.get_mut(1).expect("a length") ^= 0x10;
+    let (mut server, client) = tokio::io::duplex(1_000);
+    server.write_all(&wire).await.expect("written");
+    let mut stream = DumpStream::over(client, &request(false));
+    let next = tokio::time::timeout(Duration::from_secs(3), stream.next());
+    let error = next.await.expect("it does not wait").expect_err("an error");
+    assert_eq!(error.kind(), ConnectionErrorKind::Protocol, "{error}");
+    drop(server);
+}
+
 const END: &[u8] = &[0xFE, 0, 0, 2, 0];
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::{
     io::{self, Read as _},
 };
 
-use ::bytes::{Buf as _, Bytes, BytesMut};
+use ::bytes::{Buf as _, Bytes};
 
 use super::{EventError, Reader};
 use crate::source::{EventHeader, HEADER_SIZE, RawEvent};
@@ -147,17 +147,20 @@ impl PayloadReader {
         if size > self.event_bytes_max {
             return Err(EventError::new(WHAT, "an event in it is larger than source.event_bytes_max"));
         }
-        let mut body = BytesMut::with_capacity(size.min(STEP_BYTES));
+        let mut body = Vec::new();
         while body.len() < size {
             let begin = body.len();
-            body.resize((begin + STEP_BYTES).min(size), 0);
+            // Not doubled as vectors do, so that a large event takes no more than its own size.
+            let step = STEP_BYTES.max(begin / 8).min(size - begin);
+            body.reserve_exact(step);
+            body.resize(begin + step, 0);
             let part = body.get_mut(begin..).unwrap_or_default();
             let wanted = part.len();
             if self.fill(part)? != wanted {
                 return Err(EventError::new(WHAT, "it ends within an event"));
             }
         }
-        Ok(Some(RawEvent { header, body: body.freeze() }))
+        Ok(Some(RawEvent { header, body: body.into() }))
     }
 
     /// Fills `buffer`, or as much of it as there is.
