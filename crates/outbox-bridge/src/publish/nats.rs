@@ -409,10 +409,10 @@ pub(super) fn parse_reply(message: &async_nats::Message, stream: &str) -> Reply 
     if message.status == Some(StatusCode::NO_RESPONDERS) {
         return Reply::NoResponders;
     }
-    parse_answer(&message.payload)
+    parse_answer(&message.payload, stream)
 }
 
-fn parse_answer(payload: &[u8]) -> Reply {
+fn parse_answer(payload: &[u8], stream: &str) -> Reply {
     let refused = |code, description: String| Reply::Refused { code, description };
     let Ok(answer) = serde_json::from_slice::<Answer<'_>>(payload) else {
         return refused(0, "an answer that is not JetStream's".into());
@@ -458,20 +458,23 @@ mod tests {
             refused(0, "batch interrupted: gap"),
             refused(10071, "wrong last sequence: 4"),
         ];
-        assert_eq!(ANSWERS.map(|answer| parse_answer(answer.as_bytes())), expected);
+        assert_eq!(ANSWERS.map(|answer| parse_answer(answer.as_bytes(), "ORDERS")), expected);
+        let [stored, ..] = ANSWERS;
+        let other = parse_answer(stored.as_bytes(), "OTHER");
+        assert!(matches!(other, Reply::Refused { code: code::WRONG_STREAM, .. }), "{other:?}");
     }
 
     proptest! {
         #[test]
         fn no_answer_panics(payload in prop::collection::vec(any::<u8>(), 0..100)) {
-            parse_answer(&payload);
+            parse_answer(&payload, "ORDERS");
         }
 
         /// What is cut off is never taken for a message that is stored.
         #[test]
         fn half_an_answer_stores_nothing(answer in prop::sample::select(&ANSWERS[..]), cut: prop::sample::Index) {
             let half = &answer.as_bytes()[..cut.index(answer.len())];
-            let stored = matches!(parse_answer(half), Reply::Stored { .. } | Reply::Flow { .. });
+            let stored = matches!(parse_answer(half, "ORDERS"), Reply::Stored { .. } | Reply::Flow { .. });
             prop_assert!(!stored);
         }
 
@@ -482,7 +485,7 @@ mod tests {
             let mut payload = answer.as_bytes().to_vec();
             let at = at.index(payload.len());
             payload[at] ^= bits;
-            parse_answer(&payload);
+            parse_answer(&payload, "ORDERS");
         }
     }
 }
