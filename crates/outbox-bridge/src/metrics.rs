@@ -47,6 +47,8 @@ pub mod names {
     pub const PUBLISHED_BYTES: &str = "outbox_published_bytes_total";
     /// Events dropped by the server's duplicate window.
     pub const DUPLICATES: &str = "outbox_duplicates_dropped_total";
+    /// Rows that became dead letters.
+    pub const DEAD_LETTERS: &str = "outbox_dead_letters_total";
     /// Resumes from the stream's tail.
     pub const RESUMES: &str = "outbox_resumes_total";
     /// Messages in flight.
@@ -119,6 +121,7 @@ pub const METRICS: &[Metric] = &[
     metric(names::EVENTS_PUBLISHED, C, Unit::Count, &["stream", "table"], "Events that the stream has stored."),
     metric(names::PUBLISHED_BYTES, C, Unit::Bytes, &["stream"], "Bytes of stored messages, headers included."),
     metric(names::DUPLICATES, C, Unit::Count, &["stream"], "Events whose id the stream had already stored within its duplicate window."),
+    metric(names::DEAD_LETTERS, C, Unit::Count, &["stream", "reason"], "Rows that could not be published and became dead letters, by reason."),
     metric(names::RESUMES, C, Unit::Count, &["stream", "cause"], "Times that a writer went back to the stream's last message, by cause."),
     metric(names::IN_FLIGHT_MESSAGES, G, Unit::Count, &["stream"], "Messages sent and not yet acknowledged."),
     metric(names::IN_FLIGHT_BYTES, G, Unit::Bytes, &["stream"], "Bytes sent and not yet acknowledged."),
@@ -256,6 +259,11 @@ impl StreamMetrics {
             now.saturating_sub(Duration::from_micros(oldest.transaction.committed_micros)).as_secs_f64()
         });
         self.lag.set(lag.unwrap_or(0.0));
+    }
+
+    /// Counts a dead letter; `reason` is a word of the code, never data.
+    pub fn parked(&self, reason: &'static str) {
+        counter!(names::DEAD_LETTERS, "stream" => self.stream.clone(), "reason" => reason).increment(1);
     }
 
     /// Counts a resume; `cause` is a word of the code, never data.
@@ -401,6 +409,7 @@ mod tests {
             let stream = StreamMetrics::new("S");
             stream.events_published("a.b").increment(1);
             stream.resumed("timeout");
+            stream.parked("too_large");
             stream.commit_to_stored.record(0.001);
             ready().set(1.0);
             bridge.leader.set(1.0);

@@ -50,6 +50,8 @@ pub struct Config {
     pub audit: Audit,
     /// How messages are written.
     pub publish: Publish,
+    /// Where rows that cannot be published go; `None`: they stop the bridge.
+    pub dead_letters: Option<DeadLetters>,
     /// How progress is recorded.
     pub checkpoint: Checkpoint,
     /// Who of several bridges with one name does the work.
@@ -82,6 +84,15 @@ pub struct Audit {
     pub interval: Option<Duration>,
     /// How many of a table's newest rows to look at.
     pub rows: u32,
+}
+
+/// Where rows that cannot be published go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetters {
+    /// The stream.
+    pub stream: String,
+    /// What their subjects begin with.
+    pub subject: String,
 }
 
 /// How messages are written to the streams.
