@@ -29,6 +29,8 @@ use super::{
 
 /// How long the stream's leader may take to answer a question.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
+/// So many questions are on their way at once.
+const QUESTIONS_MAX: usize = 64;
 
 /// The wire to one stream over a NATS connection.
 #[derive(Debug)]
@@ -231,6 +233,28 @@ impl Wire for NatsWire {
         Ok(config.subjects.iter().any(|pattern| covers(pattern, subject)))
     }
 
+    async fn read_positions(&mut self, first: u64, last: u64) -> Result<Vec<Option<Position>>, WireError> {
+        let stream = self.stream().await?;
+        let (stream, this) = (&stream, &*self);
+        let read = async |sequence| match stream.get_raw_message(sequence).await {
+            Ok(message) => match this.tail_of(&message)? {
+                Tail::Message(message) => Ok(Some(message.position)),
+                Tail::Empty { .. } => Ok(None),
+            },
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(WireError::Unavailable(error.to_string())),
+        };
+        let mut positions = Vec::new();
+        let sequences: Vec<u64> = (first..=last).collect();
+        for some in sequences.chunks(QUESTIONS_MAX) {
+            let answers = futures_util::future::join_all(some.iter().map(|sequence| read(*sequence))).await;
+            for answer in answers {
+                positions.push(answer?);
+            }
+        }
+        Ok(positions)
+    }
+
     async fn reconnect(&mut self) {
         if self.client.force_reconnect().await.is_err() {
             tracing::error!("the NATS client is closed");
@@ -347,10 +371,10 @@ fn parse_reply(message: &async_nats::Message, stream: &str) -> Reply {
     if message.status == Some(StatusCode::NO_RESPONDERS) {
         return Reply::NoResponders;
     }
-    parse_answer(&message.payload)
+    parse_answer(&message.payload, stream)
 }
 
-fn parse_answer(payload: &[u8]) -> Reply {
+fn parse_answer(payload: &[u8], stream: &str) -> Reply {
     let refused = |code, description: String| Reply::Refused { code, description };
     let Ok(answer) = serde_json::from_slice::<Answer<'_>>(payload) else {
         return refused(0, "an answer that is not JetStream's".into());
@@ -396,20 +420,20 @@ mod tests {
             refused(0, "batch interrupted: gap"),
             refused(10071, "wrong last sequence: 4"),
         ];
-        assert_eq!(ANSWERS.map(|answer| parse_answer(answer.as_bytes())), expected);
+        assert_eq!(ANSWERS.map(|answer| parse_answer(answer.as_bytes(), "ORDERS")), expected);
     }
 
     proptest! {
         #[test]
         fn no_answer_panics(payload in prop::collection::vec(any::<u8>(), 0..100)) {
-            parse_answer(&payload);
+            parse_answer(&payload, "ORDERS");
         }
 
         /// What is cut off is never taken for a message that is stored.
         #[test]
         fn half_an_answer_stores_nothing(answer in prop::sample::select(&ANSWERS[..]), cut: prop::sample::Index) {
             let half = &answer.as_bytes()[..cut.index(answer.len())];
-            let stored = matches!(parse_answer(half), Reply::Stored { .. } | Reply::Flow { .. });
+            let stored = matches!(parse_answer(half, "ORDERS"), Reply::Stored { .. } | Reply::Flow { .. });
             prop_assert!(!stored);
         }
 
@@ -420,7 +444,7 @@ mod tests {
             let mut payload = answer.as_bytes().to_vec();
             let at = at.index(payload.len());
             payload[at] ^= bits;
-            parse_answer(&payload);
+            parse_answer(&payload, "ORDERS");
         }
     }
 }
