@@ -9,6 +9,7 @@
 //! the text of an error is never used.
 
 mod chain;
+mod known;
 mod letters;
 mod message;
 mod nats;
@@ -19,6 +20,7 @@ mod wire;
 mod writer;
 
 pub use chain::{Chain, Located, Tail, TailMessage};
+pub use known::StoredRows;
 pub use letters::{
     Complaints, KnownEnd, Letter, Letters, Replaced, ReplayError, ReplayTarget, Replayed, State,
 };
