@@ -84,7 +84,7 @@ pub async fn run(
     let mut leadership = Leadership::new(&config, context.clone(), replicas, &instance, readiness.clone());
     let (point, stored) = watch::channel((String::new(), 0));
     let (server, read) = watch::channel(connect);
-    let _lag = AbortOnDrop(tokio::spawn(watch_lag(read, stored, BridgeMetrics::new())));
+    let _lag = AbortOnDrop(tokio::spawn(watch_lag(read.clone(), stored, BridgeMetrics::new())));
     loop {
         let lease = tokio::select! {
             biased;
@@ -110,10 +110,10 @@ pub async fn run(
         let pipeline = Pipeline::new(source, wires, checkpoints, options, readiness.clone());
         let (covered, covering) = watch::channel(None);
         let pipeline = pipeline.telling(point.clone()).covering(covered);
-        let auditor =
-            Auditor::new(&config, connect_options(&config.source), context.clone(), covering.clone());
+        let parked = letters(&config, &client, &context);
+        let auditor = Auditor::new(&config, read.clone(), parked.clone(), context.clone(), covering.clone());
         let _auditor = auditor.map(|auditor| AbortOnDrop(tokio::spawn(auditor.run())));
-        let cleaner = Cleaner::new(&config, connect_options(&config.source), covering);
+        let cleaner = Cleaner::new(&config, read.clone(), parked, covering);
         let _cleaner = cleaner.map(|cleaner| AbortOnDrop(tokio::spawn(cleaner.run())));
         let ended = tokio::select! {
             biased;

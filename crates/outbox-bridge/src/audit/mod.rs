@@ -26,6 +26,7 @@ use crate::{
     exit::report,
     metrics::AuditMetrics,
     pipeline::Covered,
+    publish::Letters,
     source::connection::{ConnectOptions, Connection},
 };
 
@@ -57,7 +58,9 @@ struct Audited {
 /// What compares.
 #[derive(Debug)]
 pub(crate) struct Auditor {
-    connect: ConnectOptions,
+    /// The server that is read.
+    server: watch::Receiver<ConnectOptions>,
+    letters: Option<Letters>,
     context: jetstream::Context,
     gate: Gate,
     interval: Duration,
@@ -69,7 +72,8 @@ impl Auditor {
     /// What audits the configured streams; `None` if it is off.
     pub(crate) fn new(
         config: &Config,
-        connect: ConnectOptions,
+        server: watch::Receiver<ConnectOptions>,
+        letters: Option<Letters>,
         context: jetstream::Context,
         covered: watch::Receiver<Option<Covered>>,
     ) -> Option<Self> {
@@ -87,7 +91,7 @@ impl Auditor {
             }
         }
         let rows = usize::try_from(config.audit.rows).unwrap_or(1);
-        Some(Self { connect, context, gate: Gate::new(covered), interval, rows, streams })
+        Some(Self { server, letters, context, gate: Gate::new(covered), interval, rows, streams })
     }
 
     /// Audits, for ever.
@@ -95,7 +99,9 @@ impl Auditor {
         loop {
             tokio::time::sleep(self.interval).await;
             for audited in &mut self.streams {
-                let auditing = audited.audit(&self.connect, &self.context, &mut self.gate, self.rows);
+                let server = self.server.borrow_and_update().clone();
+                let letters = self.letters.as_ref();
+                let auditing = audited.audit(&server, letters, &self.context, &mut self.gate, self.rows);
                 if let Err(error) = auditing.await {
                     let stream = &audited.stream;
                     tracing::warn!(stream, error = report(&error), "this audit could not be made");
@@ -110,6 +116,7 @@ impl Audited {
     async fn audit(
         &mut self,
         options: &ConnectOptions,
+        letters: Option<&Letters>,
         context: &jetstream::Context,
         gate: &mut Gate,
         rows_max: usize,
@@ -121,6 +128,14 @@ impl Audited {
         }
         gate.pass(&mut connection).await?;
         drop(connection);
+        if let Some(letters) = letters {
+            for outbox in &self.outboxes {
+                let parked = letters.ids(&self.stream, &outbox.table.to_string(), |_| true).await;
+                for id in parked.map_err(CleanupError::from)? {
+                    rows.remove(&id);
+                }
+            }
+        }
         let mut window = self.walk(context, rows.clone(), rows_max).await?;
         if !window.missing().is_empty() {
             tokio::time::sleep(STALE_PATIENCE).await;

@@ -27,7 +27,7 @@ pub(crate) use self::handover::{SnapshotError, is_backfilled};
 pub(crate) use self::held::ReadError;
 use self::{
     handover::open_snapshot,
-    held::{Ids, key_of, key_of_row, read_stream},
+    held::{Ids, key, key_of, key_of_row, read_stream},
     lanes::Lanes,
 };
 use crate::{

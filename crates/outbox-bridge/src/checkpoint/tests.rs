@@ -42,6 +42,7 @@ fn checkpoint() -> impl Strategy<Value = Checkpoint> {
                     instance: "this".to_owned(),
                     point,
                     streams,
+                    since: BTreeMap::new(),
                     written_seconds,
                     backfill,
                     switched,

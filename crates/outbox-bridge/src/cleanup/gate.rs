@@ -8,8 +8,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::CleanupError;
 use crate::pipeline::Covered;
-use crate::source::connection::{Connection, Flavour};
-use crate::source::log_place;
+use crate::source::connection::Connection;
+use crate::source::{ServerIdentity, log_place};
 
 /// A page is given up after this: what it says gets old, and a connection that idles is closed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -65,13 +65,7 @@ impl Gate {
 }
 
 async fn end(connection: &mut Connection) -> Result<End, CleanupError> {
-    let server = match connection.server().flavour {
-        Flavour::MySql => {
-            let rows = connection.query("SELECT @@GLOBAL.server_uuid AS id").await?;
-            rows.first().and_then(|row| row.get("id")).unwrap_or_default().to_owned()
-        }
-        Flavour::MariaDb => String::new(),
-    };
+    let server = ServerIdentity::read(connection).await?.uuid;
     let (file, offset) = log_place(connection).await?.ok_or(CleanupError::NotCovered)?;
     Ok(End { server, file, offset })
 }

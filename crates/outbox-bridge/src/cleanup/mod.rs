@@ -5,6 +5,8 @@
 //! every row of the page was committed before that place. When the pipeline says afterwards that a checkpoint behind that
 //! place is written, all of them are stored, and these keys, no others, are deleted.
 //!
+//! A row that is a dead letter stays as long as that is not replayed or dropped: the letter may hold less than the row.
+//!
 //! Rows from before the bridge read the table without a gap ([`Checkpoint::since`](crate::checkpoint::Checkpoint::since))
 //! may never have been in a log that was read, and stay.
 //!
@@ -14,8 +16,9 @@
 mod gate;
 mod table;
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
+use outbox_event::header::encode_value;
 use tokio::sync::watch;
 
 pub(crate) use self::gate::Gate;
@@ -26,6 +29,7 @@ use crate::{
     exit::report,
     metrics::CleanupMetrics,
     pipeline::Covered,
+    publish::{Letters, State, WireError},
     source::{
         clock_micros,
         connection::{ConnectOptions, Connection, ConnectionError, ConnectionErrorKind},
@@ -56,6 +60,8 @@ pub(crate) enum CleanupError {
          set binlog_format = ROW on the server"
     )]
     Statements(String),
+    #[error("the dead letters cannot be read")]
+    Letters(#[from] WireError),
     /// Everything is delayed; the next pass tries again.
     #[error("no checkpoint covers the rows yet")]
     NotCovered,
@@ -66,6 +72,7 @@ impl CleanupError {
     fn passes(&self) -> bool {
         match self {
             Self::Connection(error) => error.is_transient(),
+            Self::Letters(error) => error.is_transient(),
             Self::NotCovered => true,
             Self::Misfit(_) | Self::Statements(_) => false,
         }
@@ -87,7 +94,9 @@ struct Cleaned {
 /// What deletes.
 #[derive(Debug)]
 pub(crate) struct Cleaner {
-    connect: ConnectOptions,
+    /// The server that is read.
+    server: watch::Receiver<ConnectOptions>,
+    letters: Option<Letters>,
     settings: config::Cleanup,
     gate: Gate,
     tables: Vec<Cleaned>,
@@ -118,7 +127,8 @@ impl Cleaner {
     /// What cleans up the tables that have a retention; `None` if there are none.
     pub(crate) fn new(
         config: &Config,
-        connect: ConnectOptions,
+        server: watch::Receiver<ConnectOptions>,
+        letters: Option<Letters>,
         covered: watch::Receiver<Option<Covered>>,
     ) -> Option<Self> {
         let cleaned = |outbox: &Outbox| {
@@ -133,7 +143,7 @@ impl Cleaner {
         let tables: Vec<_> = config.outboxes.iter().filter_map(cleaned).collect();
         let backoff = Backoff::new(config.retry.initial, config.retry.max, rand::random());
         let (settings, gate) = (config.cleanup.clone(), Gate::new(covered));
-        (!tables.is_empty()).then(|| Self { connect, settings, gate, tables, backoff })
+        (!tables.is_empty()).then(|| Self { server, letters, settings, gate, tables, backoff })
     }
 
     /// Deletes, for ever.
@@ -142,8 +152,9 @@ impl Cleaner {
         loop {
             let mut lost = false;
             for table in &mut self.tables {
-                let cleaning = clean(&self.connect, &self.settings, &mut self.gate, table, &mut connection);
-                match cleaning.await {
+                let options = self.server.borrow_and_update().clone();
+                let work = Work { options, letters: self.letters.as_ref(), settings: &self.settings };
+                match clean(work, &mut self.gate, table, &mut connection).await {
                     Ok(()) => table.complaint = None,
                     Err(error) => {
                         connection = None;
@@ -213,17 +224,32 @@ async fn refuse_statements(connection: &mut Connection) -> Result<(), CleanupErr
     }
 }
 
+/// What cleaning a table takes.
+#[derive(Debug)]
+struct Work<'a> {
+    options: ConnectOptions,
+    letters: Option<&'a Letters>,
+    settings: &'a config::Cleanup,
+}
+
+impl Work<'_> {
+    /// The ids of the rows that are letters not done with.
+    async fn parked(&self, outbox: &Outbox) -> Result<HashSet<String>, WireError> {
+        let Some(letters) = self.letters else { return Ok(HashSet::new()) };
+        letters.ids(&outbox.stream, &outbox.table.to_string(), State::is_open).await
+    }
+}
+
 /// Goes through one table.
 async fn clean(
-    options: &ConnectOptions,
-    settings: &config::Cleanup,
+    work: Work<'_>,
     gate: &mut Gate,
     cleaned: &mut Cleaned,
     connection: &mut Option<Connection>,
 ) -> Result<(), CleanupError> {
     let open = match connection {
         Some(open) => open,
-        None => connection.insert(connect(options).await?),
+        None => connection.insert(connect(&work.options).await?),
     };
     refuse_statements(open).await?;
     let Some(table) = Keyed::read(open, &cleaned.outbox).await? else { return Ok(()) };
@@ -236,15 +262,23 @@ async fn clean(
         let rows = open.query(&table.page(after.as_ref(), PAGE_ROWS)).await?;
         let page = table.rows(&rows)?;
         after = page.last().map(|(key, _)| key.clone());
-        let old: Vec<_> =
-            page.iter().filter(|(_, created)| created.is_some_and(|at| span.contains(at))).collect();
-        if let Some(oldest) = old.iter().filter_map(|(_, created)| *created).min() {
+        let mut old: Vec<_> = page
+            .iter()
+            .zip(&rows)
+            .filter(|((_, created), _)| created.is_some_and(|at| span.contains(at)))
+            .collect();
+        if let Some(oldest) = old.iter().filter_map(|((_, created), _)| *created).min() {
             let overdue = span.until.saturating_sub(oldest);
             cleaned.metrics.overdue.set(Duration::from_micros(overdue).as_secs_f64());
             gate.pass(open).await?;
+            let parked = work.parked(&cleaned.outbox).await?;
+            old.retain(|(_, row)| {
+                let id = table.event(row).map(|(id, _)| id).unwrap_or_default();
+                !parked.contains(&*encode_value(&id))
+            });
         }
-        for batch in old.chunks(usize::try_from(settings.batch_rows).unwrap_or(1)) {
-            let keys = batch.iter().map(|(key, _)| key);
+        for batch in old.chunks(usize::try_from(work.settings.batch_rows).unwrap_or(1)) {
+            let keys = batch.iter().map(|((key, _), _)| key);
             match open.execute(&table.delete(keys, span.from, span.until)).await {
                 Ok(()) => {
                     let rows = open.query("SELECT ROW_COUNT() AS deleted").await?;
@@ -254,7 +288,7 @@ async fn clean(
                 Err(error) if is_busy(&error) => passed_over = true,
                 Err(error) => return Err(error.into()),
             }
-            tokio::time::sleep(settings.pause).await;
+            tokio::time::sleep(work.settings.pause).await;
         }
         let ordered = table.is_ordered();
         if ordered
@@ -267,7 +301,7 @@ async fn clean(
         if page.len() < PAGE_ROWS || (ordered && young) {
             break;
         }
-        tokio::time::sleep(settings.pause).await;
+        tokio::time::sleep(work.settings.pause).await;
     }
     if !passed_over {
         cleaned.metrics.overdue.set(0.0);

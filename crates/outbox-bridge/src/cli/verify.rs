@@ -126,6 +126,7 @@ fn write_report(text: &mut String, report: &StreamReport) -> std::fmt::Result {
     writeln!(text, "  {missing} missing, {doubled} doubled, {reordered} out of order, {altered} altered")?;
     for (count, what) in [
         (report.unsendable, "rows can be no message"),
+        (report.parked, "rows are or were dead letters"),
         (report.unpublished, "rows are still to be published"),
         (report.before_start, "rows without a message are from before the bridge read the table"),
         (

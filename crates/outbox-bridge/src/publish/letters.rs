@@ -10,7 +10,7 @@
 mod replay;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     str::FromStr as _,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -238,6 +238,28 @@ impl Letters {
             visit(&letter);
         }
         Ok(())
+    }
+
+    /// The ids, as headers have them, of a table's rows that are letters in one of the wanted states.
+    ///
+    /// # Errors
+    ///
+    /// If the server does not answer.
+    pub async fn ids(
+        &self,
+        stream: &str,
+        table: &str,
+        wanted: impl Fn(State) -> bool,
+    ) -> Result<HashSet<String>, WireError> {
+        let mut ids = HashSet::new();
+        self.each(|letter| {
+            let is = |name, value| letter.header(name) == Some(value);
+            if wanted(letter.state) && is(header::LETTER_STREAM, stream) && is(header::LETTER_TABLE, table) {
+                ids.extend(letter.header(header::CE_ID).map(str::to_owned));
+            }
+        })
+        .await?;
+        Ok(ids)
     }
 
     /// The letter that lies at a sequence.

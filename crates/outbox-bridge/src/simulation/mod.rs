@@ -135,12 +135,12 @@ impl Simulation {
                 _ => self.world.strike(),
             }
             if heal && self.random.random_ratio(1, 6) {
-                runs.iter().for_each(Run::abort);
+                runs.iter().for_each(|run| run.task.abort());
                 tokio::task::yield_now().await;
                 self.world.heal();
             }
             if replays && self.random.random_ratio(1, 2) {
-                runs.iter().for_each(Run::abort);
+                runs.iter().for_each(|run| run.task.abort());
                 tokio::task::yield_now().await;
                 self.world.replay();
             }

@@ -26,7 +26,8 @@ use crate::{
     config::Config,
     exit::report,
     nats::{self, NatsError},
-    run::stream_names,
+    publish::WireError,
+    run::{letters, stream_names},
     source::{
         LogError,
         connection::ConnectionError,
@@ -85,6 +86,8 @@ pub(crate) enum VerifyError {
     NoCheckpoint { name: String },
     #[error("a backfill has not ended: run `outbox-bridge backfill` again, then verify")]
     Backfilling,
+    #[error("the dead letters cannot be read")]
+    Letters(#[from] WireError),
     #[error("no [[outbox]] has the table {table}")]
     NoOutbox { table: String },
     /// The caller makes two parts of one.
@@ -110,7 +113,8 @@ pub(crate) async fn run(
         }
     }
     let client = nats::connect(&config.nats, &format!("{}-verify", config.name)).await?;
-    let context = nats::jetstream(&config.nats, client);
+    let context = nats::jetstream(&config.nats, client.clone());
+    let letters = letters(config, &client, &context);
     let streams = stream_names(config);
     let mut reports = Vec::new();
     for (index, name) in streams.iter().enumerate() {
@@ -119,6 +123,7 @@ pub(crate) async fn run(
             config,
             request,
             context: &context,
+            letters: letters.as_ref(),
             streams: &streams,
             stream: index,
             several: of_stream.clone().count() > 1,

@@ -18,15 +18,15 @@ use super::{
 };
 use crate::{
     audit::{CLOCKS_DIFFER_MICROS, STALE_PATIENCE, is_after},
-    backfill::held::{header_of, key_of, key_of_row, read_stream},
+    backfill::held::{header_of, key, key_of, key_of_row, read_stream},
     checkpoint::{Checkpoint, Checkpoints as _, KvCheckpoints},
     cleanup::ROUNDING_MICROS,
     config::Config,
     exit::report,
-    publish::TransactionId,
-    run::{connect_options, log_options, route_maker},
+    publish::{Letters, TransactionId, WireError},
+    run::{log_options, route_maker},
     source::{
-        LogSource, ServerIdentity,
+        LogSource, Source as _,
         connection::Connection,
         table::{OutboxTable, Range, prepare_session},
     },
@@ -43,6 +43,7 @@ pub(super) struct Scope<'a> {
     pub(super) config: &'a Config,
     pub(super) request: &'a Request,
     pub(super) context: &'a jetstream::Context,
+    pub(super) letters: Option<&'a Letters>,
     pub(super) streams: &'a [String],
     /// The stream's index.
     pub(super) stream: usize,
@@ -89,6 +90,7 @@ struct Seen {
 #[derive(Debug)]
 struct Sorted {
     differences: Differences,
+    parked: u64,
     before_start: u64,
     unpublished: u64,
     gone: u64,
@@ -159,6 +161,9 @@ impl<'a> Pass<'a> {
         };
         let (earlier, lacking): (Vec<RowEntry>, Vec<RowEntry>) =
             differences.missing.iter().partition(|row| before(row));
+        let letters = if lacking.is_empty() { HashSet::new() } else { self.letters().await? };
+        let (parked, lacking): (Vec<RowEntry>, Vec<RowEntry>) =
+            lacking.iter().partition(|row| letters.contains(&row.key));
         let late = self.late(checkpoint, seen, &lacking).await?;
         let (late, lacking): (Vec<RowEntry>, Vec<RowEntry>) =
             lacking.iter().partition(|row| late.contains(&row.key));
@@ -166,7 +171,23 @@ impl<'a> Pass<'a> {
             lacking.iter().partition(|row| self.may_be_gone(row, seen));
         differences.missing = missing;
         let (before_start, unpublished, gone) = (count(earlier.len()), count(late.len()), count(gone.len()));
-        Ok(Sorted { differences, before_start, unpublished, gone })
+        Ok(Sorted { differences, parked: count(parked.len()), before_start, unpublished, gone })
+    }
+
+    /// The events that are or were dead letters.
+    async fn letters(&self) -> Result<HashSet<Half>, WireError> {
+        let mut keys = HashSet::new();
+        let Some(letters) = self.scope.letters else { return Ok(keys) };
+        letters
+            .each(|letter| {
+                let of = |name| letter.header(name).unwrap_or_default();
+                if of(header::LETTER_STREAM) == self.scope.name() {
+                    let source = self.scope.several.then(|| of(header::CE_SOURCE));
+                    keys.insert(halves(key(of(header::CE_ID), source)));
+                }
+            })
+            .await?;
+        Ok(keys)
     }
 
     /// Whether the stream may have held a row's message and dropped it: it has dropped its beginning, and the row was
@@ -197,6 +218,10 @@ impl<'a> Pass<'a> {
                     taken += 1;
                     cursor = Some(table.cursor(&row));
                     match table.row(&row, &placeholder) {
+                        Ok(row) if row.message.poison.is_some() && row.message.id.is_empty() => {
+                            // Nothing names its letter.
+                            self.found.parked += u64::from(self.first);
+                        }
                         Ok(row) => {
                             let key = halves(key_of_row(&row.message, self.scope.several));
                             if self.part.has(key) {
@@ -335,7 +360,8 @@ impl<'a> Pass<'a> {
         let mut options = log_options(self.scope.config);
         // Neither the identity of the bridge's dumps nor of a backfill's.
         options.server_id = (options.server_id ^ 0x1000_0000).max(1);
-        let source = LogSource::new(options, route_maker(self.scope.config, self.scope.streams));
+        let mut source = LogSource::new(options, route_maker(self.scope.config, self.scope.streams));
+        source.locate(&checkpoint.point).await?;
         source
             .read_to_end(&checkpoint.point, |stream, message| {
                 let key = halves(key_of_row(message, self.scope.several));
@@ -361,6 +387,7 @@ impl<'a> Pass<'a> {
     ) -> Result<(), VerifyError> {
         let Sorted { differences, .. } = sorted;
         let found = &mut *self.found;
+        found.parked += sorted.parked;
         found.before_start += sorted.before_start;
         found.unpublished += sorted.unpublished;
         found.gone += sorted.gone;
@@ -465,8 +492,8 @@ async fn of_message(handle: &Stream, kind: Kind, sequence: u64) -> Finding {
 /// The snapshot holds what was committed before; whatever it shows has been written to the log by then.
 async fn open(scope: &Scope<'_>) -> Result<(Connection, Vec<OutboxTable>, Vec<String>), VerifyError> {
     let config = scope.config;
-    let mut connection = Connection::connect(&connect_options(&config.source)).await?;
-    let identity = ServerIdentity::read(&mut connection).await?;
+    let mut source = LogSource::new(log_options(config), route_maker(config, scope.streams));
+    let (mut connection, identity) = source.connect_first().await?;
     prepare_session(&mut connection).await?;
     connection.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
     let row_bytes_max = config.source.event_bytes_max.as_usize();

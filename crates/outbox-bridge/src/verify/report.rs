@@ -65,6 +65,8 @@ pub(crate) struct StreamReport {
     pub(crate) reordered: u64,
     pub(crate) altered: u64,
     pub(crate) unsendable: u64,
+    /// Rows that are or were dead letters, or can be no message and so became one.
+    pub(crate) parked: u64,
     /// Rows that the bridge has still to publish.
     pub(crate) unpublished: u64,
     /// Rows without a message from before the bridge read the table.

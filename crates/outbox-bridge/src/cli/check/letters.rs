@@ -4,12 +4,13 @@ use async_nats::Client;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::{DiscardPolicy, RetentionPolicy};
 
-use super::nats::{is_missing, unreadable};
+use super::nats::unreadable;
 use super::permissions::{self, Complaints};
 use super::stream::is_covered;
 use super::{Finding, Severity};
 use crate::config::{Config, DeadLetters};
 use crate::exit::report;
+use crate::nats::is_missing;
 use crate::run;
 
 pub(super) async fn probe(
