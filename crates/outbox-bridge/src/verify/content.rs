@@ -133,7 +133,8 @@ mod tests {
         let headers = [("ce-id", "1"), ("Outbox-App-ce-id", "y")];
         let all = stored(&headers);
         let content = Content::of_stored("a", &all, b"{}");
-        let others: [(&str, &[(&str, &str)], &str, &str); 5] = [
+        type Message<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str, &'a str);
+        let others: [Message<'_>; 5] = [
             ("b", &headers, "{}", "subject"),
             ("a", &headers, "{ }", "body"),
             ("a", &[("ce-id", "2"), ("Outbox-App-ce-id", "y")], "{}", "header ce-id"),
