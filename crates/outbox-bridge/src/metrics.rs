@@ -11,7 +11,7 @@ use std::{
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::publish::{Chain, Message};
+use crate::publish::{Chain, Message, PoisonKind};
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,6 +218,11 @@ impl StreamMetrics {
     #[must_use]
     pub fn new(stream: &str) -> Self {
         let label = || [("stream", stream.to_owned())];
+        for kind in PoisonKind::ALL {
+            // From the start, so that the first one is seen to be an increase.
+            counter!(names::DEAD_LETTERS, "stream" => stream.to_owned(), "reason" => kind.label())
+                .increment(0);
+        }
         Self {
             stream: stream.to_owned(),
             published_bytes: counter!(names::PUBLISHED_BYTES, &label()),
@@ -264,9 +269,9 @@ impl StreamMetrics {
         self.lag.set(lag.unwrap_or(0.0));
     }
 
-    /// Counts a dead letter; `reason` is a word of the code, never data.
-    pub fn parked(&self, reason: &'static str) {
-        counter!(names::DEAD_LETTERS, "stream" => self.stream.clone(), "reason" => reason).increment(1);
+    /// Counts a dead letter.
+    pub fn parked(&self, kind: PoisonKind) {
+        counter!(names::DEAD_LETTERS, "stream" => self.stream.clone(), "reason" => kind.label()).increment(1);
     }
 
     /// Counts a resume; `cause` is a word of the code, never data.
@@ -415,7 +420,7 @@ mod tests {
             let stream = StreamMetrics::new("S");
             stream.events_published("a.b").increment(1);
             stream.resumed("timeout");
-            stream.parked("too_large");
+            stream.parked(PoisonKind::TooLarge);
             stream.commit_to_stored.record(0.001);
             ready().set(1.0);
             bridge.leader.set(1.0);

@@ -20,6 +20,9 @@ pub enum PoisonKind {
 }
 
 impl PoisonKind {
+    /// All there are.
+    pub const ALL: [Self; 5] = [Self::TooLarge, Self::Subject, Self::Denied, Self::Headers, Self::Unmappable];
+
     /// The word.
     #[must_use]
     pub fn label(self) -> &'static str {

@@ -1,5 +1,6 @@
 //! The task that owns one stream: sends in order, believes only what fits, and after any doubt asks the stream itself.
 
+mod atomic;
 mod parking;
 mod resume;
 
@@ -11,6 +12,7 @@ use tokio::{
     time::Instant,
 };
 
+use self::atomic::{ATOMIC_MAX, Atomic};
 use super::{
     chain::Chain,
     stop::{Doubt, Stop, code},
@@ -100,18 +102,6 @@ struct Batch {
     ending: bool,
 }
 
-/// An atomic batch on its way: so many messages behind sequence `base`, which are stored all or none.
-#[derive(Debug)]
-struct Atomic {
-    number: u64,
-    base: u64,
-    count: u64,
-}
-
-/// The most messages that the server takes in one atomic batch.
-///
-/// Source: <https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-50.md>.
-const ATOMIC_MAX: usize = 1_000;
 /// Messages between two acknowledgements of a batch, and how many acknowledgements may be outstanding: measured to be the
 /// fastest.
 const FLOW: u16 = 500;
@@ -375,31 +365,6 @@ impl<W: Wire> Writer<W> {
         Ok(())
     }
 
-    /// Sends the first `count` messages as one batch that is stored as a whole or not at all.
-    async fn send_atomic(&mut self, count: usize) -> Result<(), Stop> {
-        self.batches += 1;
-        let (number, base) = (self.batches, self.chain.sequence());
-        self.progressed = Instant::now();
-        for index in 0..count {
-            let Some(message) = self.chain.get(index) else { break };
-            let reply_to =
-                ReplyTo::Atomic { batch: number, number: index as u64 + 1, commit: index + 1 == count };
-            let envelope = Envelope { message, expected_last_sequence: base, after: None, reply_to };
-            match self.wire.send(envelope).await {
-                Ok(()) => {}
-                // Alone it tells what is wrong with it, once all before it are stored. The server forgets the batch.
-                Err(_) if count > 1 => {
-                    self.singly = count;
-                    return Ok(());
-                }
-                Err(source) => return Err(Stop::Wire { stream: self.options.stream.clone(), source }),
-            }
-        }
-        self.sent = count;
-        self.atomic = Some(Atomic { number, base, count: count as u64 });
-        Ok(())
-    }
-
     fn should_batch(&self) -> bool {
         self.mode == Mode::Fast && !self.probing && self.chain.len() - self.sent >= BATCH_MIN
     }
@@ -521,31 +486,6 @@ impl<W: Wire> Writer<W> {
                 Ok(Some(Doubt::BatchEnded))
             }
             Reply::Refused { code, description } => Ok(Some(Doubt::Refused(code, description))),
-        }
-    }
-
-    fn take_atomic(&mut self, reply: Reply) -> Result<Option<Doubt>, Stop> {
-        let Some(Atomic { base, count, .. }) = self.atomic.take() else { return Ok(None) };
-        match reply {
-            Reply::Stored { sequence, count: Some(stored), .. }
-                if stored == count && sequence == base + count =>
-            {
-                Ok(self.stored_up_to(sequence))
-            }
-            Reply::Stored { .. } | Reply::Flow { .. } => Ok(Some(Doubt::WrongSequence)),
-            Reply::NoResponders => Ok(Some(Doubt::NoResponders)),
-            Reply::Refused { code: code::ATOMIC_DISABLED, description } => Err(Stop::Refused {
-                stream: self.options.stream.clone(),
-                position: self.chain.get(0).map(|message| message.position().to_string()).unwrap_or_default(),
-                reason: format!("{description}; set allow_atomic to true on it, or publish.mode to \"auto\""),
-            }),
-            Reply::Refused { code, description } => {
-                // An id that the stream knows, a message that is too large: alone it is told which one.
-                if code != code::WRONG_LAST_SEQUENCE {
-                    self.singly = self.sent;
-                }
-                Ok(Some(Doubt::Refused(code, description)))
-            }
         }
     }
 

@@ -156,7 +156,7 @@ impl<W: Wire> Writer<W> {
                         "the row cannot be published: it is a dead letter"
                     );
                     if new {
-                        self.metrics.parked(poison.kind.label());
+                        self.metrics.parked(poison.kind);
                     }
                     self.pass_first();
                     return Ok(());
