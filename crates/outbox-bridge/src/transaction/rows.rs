@@ -137,6 +137,19 @@ impl OutboxRows {
         Ok(Taken::Done)
     }
 
+    /// Takes a table map of a transaction whose rows are not wanted.
+    ///
+    /// # Errors
+    ///
+    /// If it is malformed.
+    pub fn skipped_table_map(&mut self, body: &Bytes) -> Result<(), RowsError> {
+        let head = TableMapHead::parse(body)?;
+        let route = self.routes.iter().position(|route| route.matches(head.schema, head.table));
+        self.maps.retain(|(table_id, _)| *table_id != head.table_id);
+        self.maps.push((head.table_id, route));
+        Ok(())
+    }
+
     /// A version of the table, or `None` if its definition must be asked for first.
     fn describe(
         &self,
