@@ -224,8 +224,9 @@ impl OutboxRows {
         if !wanted {
             return Ok(Opened::Nothing);
         }
-        let table = self.tables.get(&route).ok_or(RowsError::NoTableMap)?;
-        debug_assert_eq!(table.table_id, table_id, "the last table map of a table is the one in force");
+        // The last table map of a table is the one in force; a damaged log may have another.
+        let table = self.tables.get(&route).filter(|table| table.table_id == table_id);
+        table.ok_or(RowsError::NoTableMap)?;
         match RowsEvent::parse(raw.header.event_type, &raw.body, DecodeLimits::default()) {
             // Partial updates are never inserts.
             Err(error)
