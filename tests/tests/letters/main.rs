@@ -1,5 +1,6 @@
 //! Rows that cannot be published become dead letters: each once, in order, whatever crashes; or they stop the bridge.
 
+mod accounted;
 mod replay;
 
 use std::collections::HashMap;
@@ -32,6 +33,12 @@ const LAYOUT: &str = "seq BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, i
 async fn world() -> Result<World> {
     let nats = Nats::builder().user("admin", PASSWORD).config(USERS).max_payload(PAYLOAD_BYTES_MAX);
     let world = World::mysql().nats(nats).outbox(Outbox::standard().layout(LAYOUT)).start().await?;
+    create_letters(&world).await?;
+    Ok(world)
+}
+
+/// Makes the stream of letters, and limits the size of what the other one takes.
+async fn create_letters(world: &World) -> Result<()> {
     let config = stream::Config {
         name: LETTERS.into(),
         subjects: vec!["outbox.dead.>".into()],
@@ -39,8 +46,7 @@ async fn world() -> Result<World> {
         ..Default::default()
     };
     world.jetstream.create_stream(config).await?;
-    change(&world, |config| config.max_message_size = MESSAGE_BYTES_MAX).await?;
-    Ok(world)
+    change(world, |config| config.max_message_size = MESSAGE_BYTES_MAX).await
 }
 
 async fn change(world: &World, change: impl FnOnce(&mut stream::Config)) -> Result<()> {
