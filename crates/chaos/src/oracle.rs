@@ -7,12 +7,15 @@ use anyhow::{Context as _, Result, ensure};
 use outbox_bridge_tests::{Expected, Order, STREAM, Stored, TABLE, oracle, read_after};
 use outbox_event::{Position, header};
 use serde_json::Value;
+use testbed::eventually;
 use uuid::Uuid;
 
 use crate::place::Place;
 
 /// How long reading may take, until it is tried again.
 const READ_LIMIT: Duration = Duration::from_secs(15);
+/// And how long all of it together in the end.
+const COMPARE_LIMIT: Duration = Duration::from_secs(60);
 
 /// What was read of the stream so far.
 #[derive(Debug, Default)]
@@ -99,7 +102,11 @@ impl Oracle {
     pub(crate) async fn compare(place: &Place) -> Result<Counts> {
         let order = "aggregate_id, CAST(JSON_VALUE(payload, '$.n') AS UNSIGNED)";
         let expected = Expected::rows(&place.source, TABLE, order).await?;
-        let stored = read_after(&place.jetstream, STREAM, 0).await?;
+        // On a busy machine the cluster may be between two leaders without anybody's doing.
+        let stored = eventually("the stream to be read", COMPARE_LIMIT, async || {
+            Ok(read_after(&place.jetstream, STREAM, 0).await.ok())
+        });
+        let stored = stored.await?;
         oracle::compare(&expected, &stored, Order::AcrossServers)?;
         let ids: HashSet<&str> = stored.iter().map(|message| message.header(header::CE_ID)).collect();
         Ok(Counts {
