@@ -150,7 +150,7 @@ async fn what_is_planted_is_found(flavour: Flavour) -> Result<()> {
         ensure!(has(id(19), rows + 2, "body"), "{streams:?}");
         ensure!(has(id(29), 30, "subject, header ce-type"), "{streams:?}");
         let parts = streams.first().and_then(|report| report.get("passes")?.as_u64()).unwrap_or(0);
-        ensure!((parts > 1) == !arguments.is_empty(), "{parts} parts");
+        ensure!((parts > 1) != arguments.is_empty(), "{parts} parts");
     }
     // A part of the table: from the 31st row to the 35th all is well, but for what the whole stream shows.
     let (code, streams) = verify(&settings, &["--from", "31", "--to", "35", "--outbox", TABLE]).await?;
@@ -166,12 +166,12 @@ async fn what_is_planted_is_found(flavour: Flavour) -> Result<()> {
 
 #[tokio::test]
 async fn what_is_planted_is_found_with_mysql() -> Result<()> {
-    what_is_planted_is_found(Flavour::MySql).await
+    Box::pin(what_is_planted_is_found(Flavour::MySql)).await
 }
 
 #[tokio::test]
 async fn what_is_planted_is_found_with_mariadb() -> Result<()> {
-    what_is_planted_is_found(Flavour::MariaDb).await
+    Box::pin(what_is_planted_is_found(Flavour::MariaDb)).await
 }
 
 /// Waits until rows are certainly later than the bridge's first start.
