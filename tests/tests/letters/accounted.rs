@@ -18,7 +18,7 @@ async fn await_rows(world: &World, bridge: &mut Bridge, expected: u64) -> Result
 
 /// Waits until the audit has been made once more.
 async fn await_audit(bridge: &mut Bridge) -> Result<()> {
-    const CHECKED: &str = "outbox_audit_checked_total";
+    const CHECKED: &str = "outbox_audit_checked_rows_total";
     let before = bridge.metric(CHECKED).await?;
     eventually("an audit", LIMIT, async || Ok((bridge.metric(CHECKED).await? > before).then_some(()))).await
 }

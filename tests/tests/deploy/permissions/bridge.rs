@@ -94,7 +94,7 @@ async fn the_permissions_of_the_bridge_suffice_and_none_is_idle() -> Result<()> 
     recorder.expect_use("BRIDGE").await
 }
 
-/// Of `verify`, which is run while the bridge is down, and looks one finding up.
+/// Of `verify`, which is run while the bridge is down, and looks findings up.
 #[tokio::test]
 async fn the_permissions_of_verify_suffice_and_none_is_idle() -> Result<()> {
     let world = World::mysql().nats(server("")?).start().await?;
@@ -108,6 +108,8 @@ async fn the_permissions_of_verify_suffice_and_none_is_idle() -> Result<()> {
     let settings = settings_of(&world, &folder, "verify")?;
     well(&settings, &["verify"])?;
     world.database.exec(&format!("UPDATE {TABLE} SET payload = '{{}}' WHERE seq = 3")).await?;
+    // A row without a message is looked for among the dead letters.
+    world.jetstream.get_stream(STREAM).await?.delete_message(5).await?;
     let (code, text) = Bridge::once(&settings, &["verify"])?;
     ensure!(code == 65 && text.contains("(body)") && !text.contains("ermissions"), "{code}:\n{text}");
     recorder.expect_use("VERIFY").await
