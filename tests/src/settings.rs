@@ -20,6 +20,13 @@ impl Settings {
         self
     }
 
+    /// Takes a key out again.
+    #[must_use]
+    pub fn unset(mut self, key: &str) -> Self {
+        self.keys.remove(key);
+        self
+    }
+
     /// A key that was set.
     #[must_use]
     pub fn get(&self, key: &str) -> Value {

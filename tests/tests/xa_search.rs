@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use mysql_async::prelude::Queryable as _;
 use outbox_bridge::{
-    config::{Columns, HeadersColumn, Outbox, StartPosition, TableName},
+    config::{Behind, Columns, HeadersColumn, Outbox, StartPosition, TableName},
     route::{Route, SubjectTemplate},
     source::{LogError, LogOptions, LogSource, Source as _, connection::ConnectOptions},
     transaction::TransactionError,
@@ -18,6 +18,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 fn source(server: &MySql) -> LogSource {
     let options = LogOptions {
         connect: ConnectOptions::new("127.0.0.1", server.port(), "root"),
+        servers: Vec::new(),
+        expected: None,
+        behind: Behind::Wait,
         server_id: 4001,
         heartbeat: Duration::from_secs(1),
         start: StartPosition::Now,

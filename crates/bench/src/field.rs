@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use async_nats::Client;
 use async_nats::jetstream::stream::State;
 use mysql_async::prelude::Queryable as _;
-use outbox_bridge::config::{Columns, HeadersColumn, Outbox, StartPosition, TableName};
+use outbox_bridge::config::{Behind, Columns, HeadersColumn, Outbox, StartPosition, TableName};
 use outbox_bridge::publish::Message;
 use outbox_bridge::route::{Route, SubjectTemplate};
 use outbox_bridge::source::connection::{ConnectOptions, EVENT_BYTES_MAX};
@@ -170,6 +170,9 @@ impl Field {
     pub(crate) fn source(&self) -> LogSource {
         let options = LogOptions {
             connect: ConnectOptions::new("127.0.0.1", self.world.database.port(), "root"),
+            servers: Vec::new(),
+            expected: None,
+            behind: Behind::Wait,
             server_id: 4_000_001,
             heartbeat: Duration::from_secs(10),
             start: StartPosition::Earliest,

@@ -69,6 +69,8 @@ pub mod names {
     pub const FOREIGN_ROWS: &str = "outbox_foreign_rows_skipped_total";
     /// Connections to the source after the first.
     pub const SOURCE_RECONNECTS: &str = "outbox_source_reconnects_total";
+    /// Changes of the source's server.
+    pub const SOURCE_SWITCHES: &str = "outbox_source_switches_total";
     /// Connections to NATS after the first.
     pub const NATS_RECONNECTS: &str = "outbox_nats_reconnects_total";
     /// Checkpoints written.
@@ -114,6 +116,7 @@ pub const METRICS: &[Metric] = &[
     metric(names::TRANSACTIONS, C, Unit::Count, &[], "Committed transactions with rows of outbox tables."),
     metric(names::FOREIGN_ROWS, C, Unit::Count, &[], "Row events of other tables, skipped without being decoded."),
     metric(names::SOURCE_RECONNECTS, C, Unit::Count, &[], "Connections to the source that were lost."),
+    metric(names::SOURCE_SWITCHES, C, Unit::Count, &[], "Changes to another server of the source."),
     metric(names::NATS_RECONNECTS, C, Unit::Count, &[], "Connections to NATS that were lost."),
     metric(names::CHECKPOINT_WRITES, C, Unit::Count, &[], "Checkpoints written."),
     metric(names::CHECKPOINT_AGE, G, Unit::Seconds, &[], "Time since the last checkpoint was written."),
@@ -255,6 +258,8 @@ pub struct BridgeMetrics {
     pub foreign_rows: Counter,
     /// Lost connections to the source.
     pub source_reconnects: Counter,
+    /// Changes of the source's server.
+    pub source_switches: Counter,
     /// Lost connections to NATS.
     pub nats_reconnects: Counter,
     /// Checkpoints written.
@@ -276,6 +281,7 @@ impl BridgeMetrics {
             transactions: counter!(names::TRANSACTIONS),
             foreign_rows: counter!(names::FOREIGN_ROWS),
             source_reconnects: counter!(names::SOURCE_RECONNECTS),
+            source_switches: counter!(names::SOURCE_SWITCHES),
             nats_reconnects: counter!(names::NATS_RECONNECTS),
             checkpoint_writes: counter!(names::CHECKPOINT_WRITES),
             checkpoint_age: gauge!(names::CHECKPOINT_AGE),

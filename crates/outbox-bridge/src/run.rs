@@ -19,7 +19,7 @@ use crate::{
     publish::{Mode, NatsWire, WireError, WriterOptions},
     route::Route,
     source::{
-        LogError, LogOptions, LogSource,
+        LogError, LogOptions, LogSource, RelocateError,
         connection::{ConnectOptions, Password, TlsMode, TlsOptions},
         watch_lag,
     },
@@ -81,7 +81,8 @@ pub async fn run(
     let instance = instance();
     let mut leadership = Leadership::new(&config, context.clone(), replicas, &instance, readiness.clone());
     let (point, stored) = watch::channel((String::new(), 0));
-    let _lag = AbortOnDrop(tokio::spawn(watch_lag(connect, stored, BridgeMetrics::new())));
+    let (server, read) = watch::channel(connect);
+    let _lag = AbortOnDrop(tokio::spawn(watch_lag(read, stored, BridgeMetrics::new())));
     loop {
         let lease = tokio::select! {
             biased;
@@ -100,6 +101,7 @@ pub async fn run(
         let bucket = config.checkpoint.bucket.clone();
         let checkpoints = KvCheckpoints::new(context.clone(), bucket, config.name.clone(), replicas);
         let source = LogSource::new(log_options(&config), route_maker(&config, &streams));
+        let source = source.telling(server.clone());
         let options = pipeline_options(&config, instance.clone(), streams.clone());
         let pipeline = Pipeline::new(source, wires, checkpoints, options, readiness.clone());
         let pipeline = pipeline.telling(point.clone());
@@ -173,9 +175,10 @@ pub(crate) fn instance() -> String {
 fn exit_of(error: &PipelineError<LogError>) -> Exit {
     use crate::transaction::TransactionError;
     match error {
-        PipelineError::Source(LogError::Connection(_) | LogError::Damaged(_)) | PipelineError::Deadline => {
-            Exit::Unavailable
-        }
+        PipelineError::Source(
+            LogError::Connection(_) | LogError::Damaged(_) | LogError::Relocate(RelocateError::Behind { .. }),
+        )
+        | PipelineError::Deadline => Exit::Unavailable,
         PipelineError::Source(LogError::Transaction(
             TransactionError::Unfinished { .. } | TransactionError::Stray { .. },
         )) => Exit::Internal,
@@ -199,7 +202,10 @@ pub(crate) fn stream_names(config: &Config) -> Vec<String> {
 pub(crate) fn route_maker(config: &Config, streams: &[String]) -> crate::source::MakeRoutes {
     let outboxes = config.outboxes.clone();
     let streams = streams.to_vec();
+    // Servers come and go, what consumers see of the source does not change.
+    let name = config.source.is_list.then(|| config.name.clone());
     Box::new(move |server| {
+        let server = name.as_deref().unwrap_or(server);
         let route = |outbox: &config::Outbox| {
             let stream = streams.iter().position(|name| *name == outbox.stream).unwrap_or_default();
             Route::new(outbox.clone(), stream, server)
@@ -211,6 +217,9 @@ pub(crate) fn route_maker(config: &Config, streams: &[String]) -> crate::source:
 pub(crate) fn log_options(config: &Config) -> LogOptions {
     LogOptions {
         connect: connect_options(&config.source),
+        servers: all_servers(&config.source),
+        expected: None,
+        behind: config.source.behind,
         server_id: config.source.server_id,
         heartbeat: config.source.heartbeat,
         start: config.source.start.clone(),
@@ -220,7 +229,16 @@ pub(crate) fn log_options(config: &Config) -> LogOptions {
     }
 }
 
-/// The options of a connection to the source.
+/// How to connect to each of the source's servers, in the order of the configuration.
+pub(crate) fn all_servers(source: &config::Source) -> Vec<ConnectOptions> {
+    let first = connect_options(source);
+    let other =
+        |(host, port): &(String, u16)| ConnectOptions { host: host.clone(), port: *port, ..first.clone() };
+    let others: Vec<_> = source.others.iter().map(other).collect();
+    std::iter::once(first).chain(others).collect()
+}
+
+/// The options of a connection to the source's first server.
 pub(crate) fn connect_options(source: &config::Source) -> ConnectOptions {
     let mut options = ConnectOptions::new(source.host.clone(), source.port, source.user.clone());
     options.password = source.password.as_ref().map(|password| Password::new(password.expose()));

@@ -79,6 +79,8 @@ pub struct ReadinessReport {
     pub role: Role,
     /// Why each component is not ready; `None`: it is.
     pub components: BTreeMap<Component, Option<String>>,
+    /// The server that was read last.
+    pub server: Option<String>,
 }
 
 impl Readiness {
@@ -88,7 +90,7 @@ impl Readiness {
         let components =
             components.into_iter().map(|component| (component, Some("starting".to_owned()))).collect();
         metrics::ready().set(0.0);
-        let report = ReadinessReport { ready: false, role: Role::Leader, components };
+        let report = ReadinessReport { ready: false, role: Role::Leader, components, server: None };
         Self { states: Arc::new(Mutex::new(report)) }
     }
 
@@ -106,6 +108,14 @@ impl Readiness {
     /// `component` is not ready; `reason` is shown to whoever may read `/readyz`, so it holds neither secrets nor rows.
     pub fn set_unready(&self, component: Component, reason: impl Into<String>) {
         self.set(component, Some(reason.into()));
+    }
+
+    /// The source is ready, and this is the server that is read.
+    pub fn set_reading(&self, server: String) {
+        self.change(|report| {
+            report.server = Some(server);
+            report.components.insert(Component::Source, None);
+        });
     }
 
     /// What the bridge does now.
@@ -148,9 +158,12 @@ impl ReadinessReport {
             .components
             .iter()
             .map(|(component, reason)| {
-                let state = match reason {
-                    None => serde_json::json!({ "ready": true }),
-                    Some(reason) => serde_json::json!({ "ready": false, "reason": reason }),
+                let state = match (reason, &self.server) {
+                    (None, Some(server)) if *component == Component::Source => {
+                        serde_json::json!({ "ready": true, "server": server })
+                    }
+                    (None, _) => serde_json::json!({ "ready": true }),
+                    (Some(reason), _) => serde_json::json!({ "ready": false, "reason": reason }),
                 };
                 (component.name().to_owned(), state)
             })

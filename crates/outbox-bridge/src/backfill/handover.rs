@@ -12,7 +12,7 @@ use crate::{
     checkpoint::{At, LogPoint},
     publish::Tail,
     source::connection::{Connection, ConnectionError, Flavour, quote_string},
-    source::find::log_end,
+    source::{find::log_end, gtid::GtidSet},
 };
 
 /// What stands in a backfilled message's position in the place of a GTID, with the run behind it.
@@ -43,16 +43,29 @@ fn place(point: &LogPoint) -> (u64, u64) {
 }
 
 /// The offset and the first row number for messages to a stream that ends with `tail`; `None` if the stream ends behind the
-/// point.
-pub(super) fn first_row(point: &LogPoint, tail: &Tail) -> Option<(u64, u64)> {
+/// point. Once the source has `switched` its server, places do not tell that, but GTIDs do.
+pub(super) fn first_row(point: &LogPoint, tail: &Tail, switched: bool) -> Option<(u64, u64)> {
     let (offset, row) = place(point);
     let Tail::Message(tail) = tail else { return Some((offset, row)) };
     let file = log_file_number(&point.file)?;
     let (tail_file, tail_offset, tail_row) = tail.position.order()?;
-    if (tail_file, tail_offset) == (file, offset) && tail_row >= row {
-        return is_backfilled(&tail.position).then(|| (offset, tail_row + 1));
+    let backfilled = is_backfilled(&tail.position);
+    if (tail_file, tail_offset) == (file, offset) && tail_row >= row && (backfilled || !switched) {
+        return backfilled.then(|| (offset, tail_row + 1));
     }
-    ((tail_file, tail_offset, tail_row) < (file, offset, row)).then_some((offset, row))
+    let before = if switched {
+        backfilled || is_executed(point, &tail.position.gtid)
+    } else {
+        (tail_file, tail_offset, tail_row) < (file, offset, row)
+    };
+    before.then_some((offset, row))
+}
+
+fn is_executed(point: &LogPoint, gtid: &str) -> bool {
+    let flavour = if gtid.contains(':') { Flavour::MySql } else { Flavour::MariaDb };
+    let executed = point.executed.as_deref().and_then(|text| GtidSet::parse(text, flavour).ok());
+    let gtid = GtidSet::parse(gtid, flavour).ok().filter(|_| !gtid.is_empty());
+    executed.zip(gtid).is_some_and(|(executed, gtid)| gtid.missing_from(&executed).is_empty())
 }
 
 /// A place in the log before which every transaction is visible to a snapshot, and with it the snapshot, which the connection
@@ -200,9 +213,22 @@ mod tests {
             (&done, "backfill-x@binlog.000002:100/1099511627777", Some((100, BEHIND_ROWS + 2))),
             (&done, "0-1-8@binlog.000002:181/0", None),
         ] {
-            assert_eq!(first_row(point, &tail(position)), first, "{position}");
+            assert_eq!(first_row(point, &tail(position), false), first, "{position}");
         }
-        assert_eq!(first_row(&boundary, &Tail::Empty { last_sequence: 9 }), Some((99, 0)));
+        assert_eq!(first_row(&boundary, &Tail::Empty { last_sequence: 9 }, false), Some((99, 0)));
+    }
+
+    #[test]
+    fn places_on_another_server_tell_nothing() {
+        let point = LogPoint { executed: Some("0-1-7,1-1-3".into()), ..point(At::Boundary) };
+        for (position, first) in [
+            ("0-1-7@binlog.000009:81/7", Some((99, 0))),
+            ("1-1-4@binlog.000001:81/7", None),
+            ("backfill-x@binlog.000002:99/7", Some((99, 8))),
+            ("backfill-x@binlog.000009:99/7", Some((99, 0))),
+        ] {
+            assert_eq!(first_row(&point, &tail(position), true), first, "{position}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@
 mod handover;
 mod held;
 mod lanes;
+mod place;
 
 use std::{
     future::Future,
@@ -30,23 +31,19 @@ use self::{
 use crate::{
     admin::Readiness,
     checkpoint::{
-        BACKFILL_VERSION, Checkpoint, CheckpointError, Checkpoints, KvCheckpoints, LogPoint, StreamPoint,
-        UnfinishedBackfill,
+        Checkpoint, CheckpointError, Checkpoints, KvCheckpoints, LogPoint, StreamPoint, UnfinishedBackfill,
     },
     config::Config,
     lead::Leadership,
     nats,
     pipeline::{Wires as _, new_checkpoint},
-    publish::{Chain, NatsWire, Stop, Tail, TransactionId, Wire as _, WireError},
+    publish::{Chain, NatsWire, Stop, StoredRows, Tail, TransactionId, Wire as _, WireError},
     route::{Route, RouteError, finish},
-    run::{
-        self, NatsWires, checkpoint_replicas, connect_nats, log_options, pipeline_options, route_maker,
-        stream_names,
-    },
+    run::{self, NatsWires, checkpoint_replicas, connect_nats, pipeline_options, route_maker, stream_names},
     source::{
-        LogError, LogSource, ServerIdentity,
+        LogError,
         connection::{Connection, ConnectionError},
-        find::table_definition,
+        find::{executed_before, table_definition},
         table::{OutboxTable, Range, TableError, prepare_session},
     },
 };
@@ -225,6 +222,14 @@ struct StreamEnd {
     last_sequence: u64,
 }
 
+/// What is written down before anything is published.
+struct Claim<'a> {
+    point: &'a LogPoint,
+    ends: &'a [StreamEnd],
+    run: &'a str,
+    switched: bool,
+}
+
 impl Backfill<'_> {
     async fn attempts(&mut self, tell: &mut impl FnMut(&Progress)) -> Result<Outcome, BackfillError> {
         let mut attempt = 1;
@@ -248,8 +253,9 @@ impl Backfill<'_> {
         let mut progress = Progress { stage: "looking at servers".to_owned(), ..Progress::default() };
         tell(&progress);
         let loaded = self.checkpoints.load().await?;
-        let mut connection = Connection::connect(&run::connect_options(&self.config.source)).await?;
-        let identity = ServerIdentity::read(&mut connection).await?;
+        let mut source = self.source();
+        let found = self.find_server(&mut source, loaded.as_ref().map(|(checkpoint, _)| checkpoint)).await?;
+        let (mut connection, identity) = source.connect_first().await?;
         prepare_session(&mut connection).await?;
         let routes = route_maker(self.config, &self.streams)(&identity.name);
         let several = several_tables(&routes, self.streams.len());
@@ -260,25 +266,28 @@ impl Backfill<'_> {
             return Err(BackfillError::NoLog);
         };
         fresh.definitions = definitions;
+        let executed = executed_before(source.options(), &fresh.file, fresh.offset).await;
+        fresh.executed = Some(executed.map_err(LogError::from)?.to_string());
 
         progress.stage = "reading what the log shows by itself".to_owned();
         tell(&progress);
-        let (point, logged) =
-            self.logged(loaded.as_ref().map(|(checkpoint, _)| checkpoint), fresh, &several).await?;
+        let (point, logged) = self.logged(&mut source, found.point, fresh, &several).await?;
+        let switched = found.switched;
         progress.stage = "reading what the streams hold".to_owned();
         tell(&progress);
-        let ends = self.ends(&point).await?;
+        let ends = self.ends(&point, switched).await?;
         let held = self.held(&ends, &several).await?;
         let run = format!("{:08x}", rand::random::<u32>());
         let revision = if self.request.dry_run {
             None
         } else {
-            Some(self.claim(&point, &ends, &run, loaded.map(|(_, revision)| revision)).await?)
+            let claim = Claim { point: &point, ends: &ends, run: &run, switched };
+            Some(self.claim(&claim, loaded.map(|(_, revision)| revision)).await?)
         };
 
         progress.stage = "publishing".to_owned();
         let mut lanes = match revision {
-            Some(_) => self.lanes(&point, &ends, &run).await?,
+            Some(_) => self.lanes(&Claim { point: &point, ends: &ends, run: &run, switched }).await?,
             None => Lanes::default(),
         };
         let known = Known { several: &several, held: &held, logged: &logged };
@@ -297,7 +306,7 @@ impl Backfill<'_> {
                 sequence: stored.sequence,
                 position: stored.position.as_ref().map(ToString::to_string),
             }));
-            let checkpoint = new_checkpoint(&self.instance, point.clone(), streams.collect());
+            let checkpoint = new_checkpoint(&self.instance, point.clone(), streams.collect(), switched);
             self.save(&checkpoint, Some(revision)).await?;
         }
         tell(&progress);
@@ -323,52 +332,8 @@ impl Backfill<'_> {
         Ok((tables, without_rows))
     }
 
-    /// Where the log takes over, and what it shows from there on: at the checkpoint if the log reaches back so far, so that
-    /// rows are not lost that were deleted from the table since; else at `fresh`.
-    async fn logged(
-        &self,
-        checkpoint: Option<&Checkpoint>,
-        fresh: LogPoint,
-        several: &[bool],
-    ) -> Result<(LogPoint, Vec<Ids>), BackfillError> {
-        let mut options = log_options(self.config);
-        // Neither the identity of the main dump nor of the one that looks for prepared transactions.
-        options.server_id = (options.server_id ^ 0x2000_0000).max(1);
-        let source = LogSource::new(options, route_maker(self.config, &self.streams));
-        if let Some(checkpoint) = checkpoint {
-            match self.logged_from(&source, &checkpoint.point, several).await {
-                Ok(logged) => return Ok((checkpoint.point.clone(), logged)),
-                Err(LogError::Purged { at, .. }) => tracing::warn!(
-                    at,
-                    "the log is purged from the checkpoint on: rows that were deleted from the table since then cannot be published"
-                ),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let logged = self.logged_from(&source, &fresh, several).await?;
-        Ok((fresh, logged))
-    }
-
-    async fn logged_from(
-        &self,
-        source: &LogSource,
-        point: &LogPoint,
-        several: &[bool],
-    ) -> Result<Vec<Ids>, LogError> {
-        let mut logged: Vec<Ids> = self.streams.iter().map(|_| Ids::default()).collect();
-        source
-            .read_to_end(point, |stream, message| {
-                if let Some(ids) = logged.get_mut(stream) {
-                    ids.add(key_of_row(message, several.get(stream) == Some(&true)));
-                }
-            })
-            .await?;
-        logged.iter_mut().for_each(Ids::seal);
-        Ok(logged)
-    }
-
     /// Where each stream ends; refuses what nothing can be said about.
-    async fn ends(&mut self, point: &LogPoint) -> Result<Vec<StreamEnd>, BackfillError> {
+    async fn ends(&mut self, point: &LogPoint, switched: bool) -> Result<Vec<StreamEnd>, BackfillError> {
         let mut ends = Vec::new();
         for stream in &self.streams {
             let info = NatsWire::stream_info(&self.wires.context, stream).await?;
@@ -383,7 +348,7 @@ impl Backfill<'_> {
                     holds,
                 });
             }
-            if !self.request.dry_run && handover::first_row(point, &tail).is_none() {
+            if !self.request.dry_run && handover::first_row(point, &tail, switched).is_none() {
                 let position = match &tail {
                     Tail::Message(tail) => tail.position.to_string(),
                     Tail::Empty { .. } => String::new(),
@@ -420,13 +385,8 @@ impl Backfill<'_> {
     }
 
     /// Writes that a backfill has begun: from here on an older instance steps down, and `run` refuses until it has ended.
-    async fn claim(
-        &mut self,
-        point: &LogPoint,
-        ends: &[StreamEnd],
-        run: &str,
-        revision: Option<u64>,
-    ) -> Result<u64, BackfillError> {
+    async fn claim(&mut self, claim: &Claim<'_>, revision: Option<u64>) -> Result<u64, BackfillError> {
+        let Claim { point, ends, run, switched } = *claim;
         let streams = self.streams.iter().cloned().zip(ends.iter().map(|end| StreamPoint {
             sequence: end.last_sequence,
             position: match &end.tail {
@@ -434,10 +394,11 @@ impl Backfill<'_> {
                 Tail::Empty { .. } => None,
             },
         }));
-        let mut checkpoint = new_checkpoint(&self.instance, point.clone(), streams.collect());
-        checkpoint.version = BACKFILL_VERSION;
-        checkpoint.backfill = Some(UnfinishedBackfill { run: run.to_owned() });
-        self.save(&checkpoint, revision).await
+        let checkpoint = Checkpoint {
+            backfill: Some(UnfinishedBackfill { run: run.to_owned() }),
+            ..new_checkpoint(&self.instance, point.clone(), streams.collect(), switched)
+        };
+        self.save(&checkpoint.versioned(), revision).await
     }
 
     async fn save(&mut self, checkpoint: &Checkpoint, revision: Option<u64>) -> Result<u64, BackfillError> {
@@ -448,12 +409,8 @@ impl Backfill<'_> {
         }
     }
 
-    async fn lanes(
-        &mut self,
-        point: &LogPoint,
-        ends: &[StreamEnd],
-        run: &str,
-    ) -> Result<Lanes, BackfillError> {
+    async fn lanes(&mut self, claim: &Claim<'_>) -> Result<Lanes, BackfillError> {
+        let Claim { point, ends, run, switched } = *claim;
         let options = pipeline_options(self.config, self.instance.clone(), self.streams.clone());
         let mut lanes = Lanes::default();
         for (stream, end) in self.streams.iter().zip(ends) {
@@ -462,8 +419,14 @@ impl Backfill<'_> {
                 Tail::Message(tail) => Some(tail.position.clone()),
                 Tail::Empty { .. } => None,
             };
-            let chain = Chain::new(end.last_sequence, position, false, 0).exclusive();
-            let (offset, row) = handover::first_row(point, &end.tail).unwrap_or_default();
+            // The place of the last message may be one in another server's log.
+            let chain = if switched {
+                Chain::by_identity(end.last_sequence, position, StoredRows::default())
+            } else {
+                Chain::new(end.last_sequence, position, false, 0)
+            };
+            let chain = chain.exclusive();
+            let (offset, row) = handover::first_row(point, &end.tail, switched).unwrap_or_default();
             let transaction = TransactionId {
                 gtid: handover::mark(run),
                 file: point.file.as_str().into(),

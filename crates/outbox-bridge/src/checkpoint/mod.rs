@@ -15,14 +15,17 @@ use serde::{Deserialize, Serialize};
 pub use kv::KvCheckpoints;
 pub(crate) use kv::open_bucket;
 
-/// The version of the format that this bridge writes.
+/// The format of a checkpoint that has nothing to say which an older bridge must not pass over.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// The version of a checkpoint with an unfinished backfill, which a bridge that knows of none must not pass over.
-pub const BACKFILL_VERSION: u32 = 2;
+/// The format of a checkpoint with an unfinished backfill.
+const BACKFILL_VERSION: u32 = 2;
+
+/// The format of a checkpoint after the source has changed its server, with or without an unfinished backfill.
+const SWITCHED_VERSION: u32 = 3;
 
 /// The newest version that this bridge reads.
-const NEWEST_VERSION: u32 = BACKFILL_VERSION;
+const NEWEST_VERSION: u32 = SWITCHED_VERSION;
 
 /// How far everything is known to be stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +44,10 @@ pub struct Checkpoint {
     /// reading is to go on then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backfill: Option<UnfinishedBackfill>,
+    /// The source has changed its server since the streams began: what they hold after `point` may have been read from another log
+    /// than `point`'s, so it is told by GTIDs only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub switched: bool,
 }
 
 /// A backfill that has begun and not ended.
@@ -51,6 +58,17 @@ pub struct UnfinishedBackfill {
 }
 
 impl Checkpoint {
+    /// The same in the oldest format that says all that it has to say.
+    #[must_use]
+    pub fn versioned(mut self) -> Self {
+        self.version = match (self.switched, &self.backfill) {
+            (true, _) => SWITCHED_VERSION,
+            (false, Some(_)) => BACKFILL_VERSION,
+            (false, None) => FORMAT_VERSION,
+        };
+        self
+    }
+
     /// Reads a checkpoint; says why if it cannot.
     fn from_json(text: &[u8]) -> Result<Self, String> {
         // Of a newer format nothing but this is known.
@@ -82,7 +100,8 @@ pub struct StreamPoint {
 /// A place in the source's log at which reading can begin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogPoint {
-    /// What tells the server from all others: MySQL's `server_uuid`; empty where the server has none.
+    /// What tells the server from all others: MySQL's `server_uuid`; MariaDB, which has none, is told by `server-<server_id>`, since
+    /// server ids differ within a topology. Empty if not known.
     pub server: String,
     /// The log file.
     pub file: String,

@@ -25,10 +25,15 @@ fn checkpoint() -> impl Strategy<Value = Checkpoint> {
             prop::collection::btree_map("[A-Z]{1,9}", stream, 0..3),
             any::<u64>(),
             prop::option::of("[a-z]{0,9}"),
+            any::<bool>(),
         ),
     )
         .prop_map(
-            |((server, file, offset, at), (executed, prepared), (streams, written_seconds, run))| {
+            |(
+                (server, file, offset, at),
+                (executed, prepared),
+                (streams, written_seconds, run, switched),
+            )| {
                 let definitions = BTreeMap::from([("shop.outbox".to_owned(), serde_json::json!([1, "x"]))]);
                 let point = LogPoint { server, file, offset, at, executed, prepared, definitions };
                 let backfill = run.map(|run| UnfinishedBackfill { run });
@@ -39,7 +44,9 @@ fn checkpoint() -> impl Strategy<Value = Checkpoint> {
                     streams,
                     written_seconds,
                     backfill,
+                    switched,
                 }
+                .versioned()
             },
         )
 }
@@ -48,6 +55,12 @@ proptest! {
     #[test]
     fn a_checkpoint_comes_back(checkpoint in checkpoint()) {
         let json = serde_json::to_vec(&checkpoint).expect("JSON");
+        let version = match (checkpoint.switched, &checkpoint.backfill) {
+            (false, None) => 1,
+            (false, Some(_)) => 2,
+            (true, _) => 3,
+        };
+        prop_assert_eq!(checkpoint.version, version, "an older bridge must see that it does not know all of it");
         prop_assert_eq!(Checkpoint::from_json(&json), Ok(checkpoint));
     }
 

@@ -30,7 +30,7 @@ pub(crate) use outbox::quote_identifier;
 pub use outbox::{Columns, HeadersColumn, Outbox, TableName};
 pub use problem::{ConfigError, Origin, Problem};
 pub use secret::Secret;
-pub use source::{ForeignStatements, Source, SourceTls, StartPosition, TlsMode};
+pub use source::{Behind, ForeignStatements, Source, SourceTls, StartPosition, TlsMode};
 pub use units::{ByteSize, ByteSizeError};
 
 /// A configuration that has been checked as a whole.

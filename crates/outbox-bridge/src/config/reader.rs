@@ -61,6 +61,11 @@ impl<'a> Section<'a> {
         self.note(key, origin, fault);
     }
 
+    /// Whether the key has a value.
+    pub(super) fn is_set(&self, key: &str) -> bool {
+        self.lookup(key).is_some()
+    }
+
     fn note(&self, key: &str, origin: Origin, Fault { cause, remedy }: Fault) {
         let problem = Problem { key: join(&self.shown, key), origin, cause, remedy };
         self.problems.borrow_mut().push(problem);

@@ -7,13 +7,19 @@ use super::problem::Fault;
 use super::reader::{Choice, Section};
 use super::{ByteSize, ClientCertificate, Secret};
 
-/// The MySQL or MariaDB server whose log is read.
+/// The MySQL or MariaDB servers of which one's log is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     /// Host name or address, without the brackets of IPv6.
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// Further servers of the same topology, as host and port, in the order in which they are tried after the first.
+    pub others: Vec<(String, u16)>,
+    /// Whether `source.urls` names them, even if it is one: then the source is known by the bridge's name, not by a server's.
+    pub is_list: bool,
+    /// What to do about a server that does not have all that is published.
+    pub behind: Behind,
     /// User name, percent-decoded.
     pub user: String,
     /// Password, if one is configured.
@@ -34,6 +40,19 @@ pub struct Source {
     pub foreign_statements: ForeignStatements,
     /// The largest event that is accepted.
     pub event_bytes_max: ByteSize,
+}
+
+/// What to do when a replica that is to be read does not have all that is published, but still follows another server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behind {
+    /// Wait until it has, or another server is there.
+    Wait,
+    /// Stop.
+    Refuse,
+}
+
+impl Choice for Behind {
+    const NAMES: &'static [(&'static str, Self)] = &[("wait", Self::Wait), ("refuse", Self::Refuse)];
 }
 
 /// What to do when another table than an outbox is written to in statement format.
@@ -105,10 +124,13 @@ struct Address {
 }
 
 pub(super) fn read(section: &Section<'_>) -> Option<Source> {
-    let address = section.parsed("url", parse_url);
+    let addresses = read_addresses(section);
     let source = Source {
         host: String::new(),
         port: 0,
+        others: Vec::new(),
+        is_list: section.is_set("urls"),
+        behind: section.choice("behind"),
         user: String::new(),
         password: section.secret("password", "password_file"),
         tls: read_tls(section),
@@ -120,8 +142,41 @@ pub(super) fn read(section: &Section<'_>) -> Option<Source> {
         foreign_statements: section.choice("foreign_statements"),
         event_bytes_max: section.size("event_bytes_max"),
     };
-    let Address { host, port, user } = address?;
-    Some(Source { host, port, user, ..source })
+    let mut addresses = addresses?.into_iter();
+    let Address { host, port, user } = addresses.next()?;
+    let others = addresses.map(|address| (address.host, address.port)).collect();
+    Some(Source { host, port, user, others, ..source })
+}
+
+/// The servers, of which there is one at least.
+fn read_addresses(section: &Section<'_>) -> Option<Vec<Address>> {
+    if !section.is_set("urls") {
+        return section.parsed("url", parse_url).map(|address| vec![address]);
+    }
+    if section.is_set("url") {
+        section.problem(
+            "urls",
+            Fault::new("stands beside source.url", "keep one of them; source.urls lists all servers"),
+        );
+    }
+    let addresses = section.parsed_list("urls", parse_url);
+    let first = addresses.first()?;
+    if addresses.iter().any(|address| address.user != first.user) {
+        section.problem(
+            "urls",
+            Fault::new(
+                "names different users",
+                "give the bridge the same user, with the same password, on every server",
+            ),
+        );
+    }
+    let twice = |(index, address): (usize, &Address)| {
+        addresses.iter().take(index).any(|other| (&other.host, other.port) == (&address.host, address.port))
+    };
+    if addresses.iter().enumerate().any(twice) {
+        section.problem("urls", Fault::new("names a server twice", "name each once"));
+    }
+    Some(addresses)
 }
 
 fn read_tls(section: &Section<'_>) -> SourceTls {

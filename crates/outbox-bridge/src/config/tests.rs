@@ -140,6 +140,24 @@ fn secrets_come_from_files_beside_the_configuration() {
     assert!(!shown.contains("hunter2") && !shown.contains("s3cr3t"));
 }
 
+#[test]
+fn the_source_may_be_several_servers() {
+    let list = r#"urls = ["mysql://bridge@db1", "mysql://bridge@db2:3307"]"#;
+    let text = MINIMAL.replace("url = \"mysql://bridge@127.0.0.1\"", list);
+    let source = load(&text, &[]).expect("a configuration").source;
+    assert_eq!((source.host.as_str(), source.port, source.user.as_str()), ("db1", 3306, "bridge"));
+    assert_eq!((source.others, source.behind), (vec![("db2".to_owned(), 3307)], Behind::Wait));
+    let url = "url = \"mysql://bridge@127.0.0.1\"";
+    for (urls, word) in [
+        ("urls = []", "empty"),
+        ("urls = [\"mysql://a@db1\", \"mysql://b@db2\"]", "different users"),
+        ("urls = [\"mysql://a@db1\", \"mysql://a@db1:3306\"]", "twice"),
+    ] {
+        refused(url, urls, "source.urls", &[word]);
+    }
+    refused(url, &format!("{url}\n{list}"), "source.urls", &["stands beside source.url"]);
+}
+
 /// Replaces `from` in `MINIMAL` by `to`; the only problem is one with `key`, and its text holds all of `words`.
 fn refused(from: &str, to: &str, key: &str, words: &[&str]) {
     assert!(MINIMAL.contains(from), "{from}");

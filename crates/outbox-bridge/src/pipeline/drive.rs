@@ -13,19 +13,21 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{PipelineError, PipelineOptions};
+use super::{PipelineError, PipelineOptions, identity, plan::PlanError};
 use crate::{
     admin::{Component, Readiness},
     checkpoint::{Checkpoint, CheckpointError, Checkpoints, FORMAT_VERSION, LogPoint, StreamPoint},
     metrics::BridgeMetrics,
     publish::{Message, Stop, Stored},
-    source::Batch,
+    source::{Batch, SourceError},
 };
 
 /// Why one run ended without an error for good.
 pub(super) enum End {
     Shutdown,
     Again(Stop),
+    /// The source's server is another one, or must be looked for.
+    Moved(String),
 }
 
 /// One writer as the loop sees it.
@@ -55,11 +57,15 @@ pub(super) struct Run<'a, C> {
     pub(super) lanes: Vec<Lane>,
     pub(super) writers: JoinSet<Result<(), Stop>>,
     pub(super) snapshot: Option<Snapshot>,
+    /// The source has changed its server since the streams began.
+    pub(super) switched: bool,
+    /// The transactions of the rows that the streams hold and that the log had not shown at the beginning.
+    pub(super) awaited: Vec<String>,
     pub(super) metrics: BridgeMetrics,
 }
 
 impl<C: Checkpoints> Run<'_, C> {
-    pub(super) async fn drive<E: std::error::Error + 'static>(
+    pub(super) async fn drive<E: SourceError>(
         &mut self,
         reading: impl Future<Output = Result<(), E>>,
         mut incoming: mpsc::Receiver<Batch>,
@@ -108,12 +114,23 @@ impl<C: Checkpoints> Run<'_, C> {
                         let known = &point.definitions;
                         let mut definitions = batch.point.definitions.iter();
                         defined = definitions.any(|(table, new)| known.get(table) != Some(new));
+                        // Nothing can be checkpointed until the log has shown more.
+                        defined &= self.is_settled();
                         due |= defined;
                         point = batch.point;
                         self.route(batch.messages, &mut waiting);
                     }
                 }
                 ended = &mut reading => return match ended {
+                    Err(error) if error.is_moved() => {
+                        // What was read is stored, so that the checkpoint says as much as it can.
+                        match self.drain::<E>(waiting, point).await {
+                            Ok(_)
+                            | Err(PipelineError::Deadline | PipelineError::Writer(Stop::Inconsistent { .. })) => {}
+                            Err(error) => return Err(error),
+                        }
+                        Ok(End::Moved(crate::exit::report(&error)))
+                    }
                     Err(error) => Err(PipelineError::Source(error)),
                     Ok(()) => Ok(End::Shutdown),
                 },
@@ -167,6 +184,10 @@ impl<C: Checkpoints> Run<'_, C> {
         &mut self,
         point: &LogPoint,
     ) -> Result<(), PipelineError<E>> {
+        // What the streams hold and the log has not shown must stay behind the checkpoint; see `identity`.
+        if !self.is_settled() {
+            return self.check_awaited(point);
+        }
         let covered = match self.snapshot.take() {
             Some(snapshot) if self.is_covered(&snapshot) => Some(snapshot.point),
             Some(snapshot) => {
@@ -203,6 +224,25 @@ impl<C: Checkpoints> Run<'_, C> {
         }
     }
 
+    /// Whether the log has shown all that the streams hold.
+    fn is_settled(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.stored.borrow().awaited == 0)
+    }
+
+    /// Rows that never come would keep checkpoints from being made for ever.
+    fn check_awaited<E: std::error::Error + 'static>(
+        &self,
+        point: &LogPoint,
+    ) -> Result<(), PipelineError<E>> {
+        let done = self.lanes.iter().all(|lane| lane.stored.borrow().done >= lane.routed);
+        // Asked again, since it may have changed until all was done.
+        if done && !self.is_settled() && identity::are_executed(&self.awaited, point) {
+            let transactions = self.awaited.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+            return Err(PlanError::NotShown { server: point.server.clone(), transactions }.into());
+        }
+        Ok(())
+    }
+
     fn is_covered(&self, snapshot: &Snapshot) -> bool {
         self.lanes.iter().zip(&snapshot.routed).all(|(lane, routed)| lane.stored.borrow().done >= *routed)
     }
@@ -218,7 +258,7 @@ impl<C: Checkpoints> Run<'_, C> {
                 (stored.sequence, stored.position.as_ref().map(ToString::to_string))
             }),
         );
-        let checkpoint = new_checkpoint(&self.options.instance, point, streams);
+        let checkpoint = new_checkpoint(&self.options.instance, point, streams, self.switched);
         match self.checkpoints.save(&checkpoint, *self.revision).await {
             Ok(revision) => {
                 *self.revision = Some(revision);
@@ -285,7 +325,7 @@ impl<C: Checkpoints> Run<'_, C> {
         .await;
         match stored {
             Ok(Ok(())) => {
-                if self.saved.as_ref().is_none_or(|(saved, _)| *saved != point) {
+                if self.is_settled() && self.saved.as_ref().is_none_or(|(saved, _)| *saved != point) {
                     let saving = tokio::time::timeout_at(deadline, self.save(point)).await;
                     saving.unwrap_or(Err(PipelineError::Deadline))?;
                 }
@@ -327,14 +367,17 @@ pub(crate) fn new_checkpoint(
     instance: &str,
     point: LogPoint,
     streams: BTreeMap<String, StreamPoint>,
+    switched: bool,
 ) -> Checkpoint {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Checkpoint {
+    let checkpoint = Checkpoint {
         version: FORMAT_VERSION,
         instance: instance.to_owned(),
         point,
         streams,
         written_seconds: now.as_secs(),
         backfill: None,
-    }
+        switched,
+    };
+    checkpoint.versioned()
 }

@@ -7,6 +7,7 @@
 //! A checkpoint covers a point of the log only when every message routed up to that point is stored.
 
 mod drive;
+mod identity;
 pub mod plan;
 mod reader;
 
@@ -133,6 +134,9 @@ pub struct Pipeline<S, W, C> {
     stored: watch::Sender<(String, u64)>,
 }
 
+/// Where to go on, the wires, and whether the source has ever changed its server.
+type Prepared<W> = (Plan, Vec<(W, StreamTraits)>, bool);
+
 type Failure<S> = PipelineError<<S as Source>::Error>;
 
 impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
@@ -170,6 +174,18 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
             let begun = Instant::now();
             match self.run_once(&shutdown).await? {
                 End::Shutdown => return Ok(()),
+                End::Moved(error) => {
+                    if begun.elapsed() >= MISFIT_QUIET {
+                        backoff.reset();
+                    }
+                    let wait = backoff.wait();
+                    tracing::warn!(error, retry_in = ?wait, "looking for the source's server anew");
+                    tokio::select! {
+                        biased;
+                        () = shutdown.cancelled() => return Ok(()),
+                        () = tokio::time::sleep(wait) => {}
+                    }
+                }
                 End::Again(stop) => {
                     if begun.elapsed() >= MISFIT_QUIET {
                         misfits = 0;
@@ -202,7 +218,7 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
             () = shutdown.cancelled() => return Ok(End::Shutdown),
             prepared = self.prepare() => prepared?,
         };
-        let (plan, wires) = prepared;
+        let (plan, wires, switched) = prepared;
         for (stream, sequence) in &plan.refilled {
             tracing::error!(
                 stream,
@@ -217,8 +233,12 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
             let stream = self.options.streams.get(index).cloned().unwrap_or_default();
             let (input, messages) = mpsc::channel(LANE_CAPACITY);
             let (sequence, position) = chain.known();
-            let (report, stored) =
-                watch::channel(Stored { sequence, position: position.cloned(), ..Stored::default() });
+            let (report, stored) = watch::channel(Stored {
+                sequence,
+                position: position.cloned(),
+                awaited: chain.awaited(),
+                ..Stored::default()
+            });
             let options = WriterOptions {
                 stream,
                 mode: traits.mode,
@@ -245,6 +265,8 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
             lanes,
             writers,
             snapshot: None,
+            switched,
+            awaited: plan.awaited,
             metrics: BridgeMetrics::new(),
         };
         let reading = reader::read(source, plan.start, backoff, run.readiness.clone(), batches);
@@ -252,7 +274,7 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
     }
 
     /// Loads, reads, decides and claims, each as often as it takes.
-    async fn prepare(&mut self) -> Result<(Plan, Vec<(W::Wire, StreamTraits)>), Failure<S>> {
+    async fn prepare(&mut self) -> Result<Prepared<W::Wire>, Failure<S>> {
         let mut backoff = self.backoff(3);
         loop {
             match self.try_prepare().await {
@@ -279,11 +301,16 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         }
     }
 
-    async fn try_prepare(&mut self) -> Result<(Plan, Vec<(W::Wire, StreamTraits)>), (Component, Failure<S>)> {
+    async fn try_prepare(&mut self) -> Result<Prepared<W::Wire>, (Component, Failure<S>)> {
         let nats = |error: WireError| (Component::Nats, PipelineError::Wire(error));
         let checkpoint = |error| (Component::Nats, PipelineError::Checkpoint(error));
         let plan_error = |error| (Component::Nats, PipelineError::Plan(error));
+        let source = |error| (Component::Source, PipelineError::Source(error));
         let loaded = self.checkpoints.load().await.map_err(checkpoint)?;
+        let same_server = match &loaded {
+            Some((checkpoint, _)) => self.source.locate(&checkpoint.point).await.map_err(source)?,
+            None => true,
+        };
         let mut wires = Vec::new();
         let mut states = Vec::new();
         for name in &self.options.streams {
@@ -306,7 +333,12 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
             wires.push((wire, traits));
         }
         let key = &self.options.checkpoint_key;
+        let mut switched = !same_server;
         let (plan, revision) = match &loaded {
+            Some((checkpoint, revision)) if checkpoint.switched || !same_server => {
+                switched = true;
+                (self.plan_by_identity(checkpoint, same_server, &states, &mut wires).await?, Some(*revision))
+            }
             Some((checkpoint, revision)) => {
                 (plan::with_checkpoint(checkpoint, &states, key).map_err(plan_error)?, Some(*revision))
             }
@@ -326,8 +358,9 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         };
         let point =
             loaded.as_ref().map_or_else(|| plan.start.clone(), |(checkpoint, _)| checkpoint.point.clone());
-        let claim = new_checkpoint(&self.options.instance, point.clone(), streams);
+        let claim = new_checkpoint(&self.options.instance, point.clone(), streams, switched);
         self.revision = Some(self.checkpoints.save(&claim, revision).await.map_err(checkpoint)?);
+        let point_server = point.server.clone();
         self.saved = Some((point, Instant::now()));
         self.readiness.set_ready(Component::Nats);
         self.readiness.set_ready(Component::Checkpoint);
@@ -336,7 +369,44 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
             streams = ?states.iter().map(|state| (&*state.name, state.tail.sequence())).collect::<Vec<_>>(),
             "starting"
         );
-        Ok((plan, wires))
+        if !same_server {
+            BridgeMetrics::new().source_switches.increment(1);
+            let held: u64 = plan.chains.iter().map(crate::publish::Chain::awaited).sum();
+            tracing::warn!(from = point_server, to = plan.start.server, at = %plan.start, held, "the source has changed its server");
+        }
+        Ok((plan, wires, switched))
+    }
+
+    /// Where to go on after a change of server: by GTIDs, which name the same transactions everywhere.
+    async fn plan_by_identity(
+        &mut self,
+        checkpoint: &crate::checkpoint::Checkpoint,
+        same_server: bool,
+        states: &[StreamState],
+        wires: &mut [(W::Wire, StreamTraits)],
+    ) -> Result<Plan, (Component, Failure<S>)> {
+        let nats = |error| (Component::Nats, error);
+        let executed =
+            identity::Executed::of(checkpoint).map_err(|error| nats(PipelineError::Plan(error)))?;
+        let mut chains = Vec::with_capacity(states.len());
+        let mut stored = Vec::new();
+        for (state, (wire, _)) in states.iter().zip(wires) {
+            let recorded = checkpoint.streams.get(&state.name);
+            let (chain, gtids) =
+                identity::chain(wire, state, recorded, &executed).await.map_err(|failure| match failure {
+                    identity::Failure::Wire(error) => nats(PipelineError::Wire(error)),
+                    identity::Failure::Plan(error) => nats(PipelineError::Plan(error)),
+                })?;
+            chains.push(chain);
+            stored.extend(gtids);
+        }
+        let start = if same_server {
+            checkpoint.point.clone()
+        } else {
+            let found = self.source.relocate(&checkpoint.point, &stored).await;
+            found.map_err(|error| (Component::Source, PipelineError::Source(error)))?
+        };
+        Ok(Plan { start, chains, refilled: Vec::new(), awaited: stored })
     }
 
     async fn plan_without_checkpoint(
@@ -358,6 +428,11 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         tracing::info!(at = %start, "first start");
         // From the beginning on, the log shows what the streams hold; a given start may lie behind it.
         let must_see = self.options.start == StartPosition::Earliest;
-        Ok(Plan { start, chains: plan::from_tails(states, must_see), refilled: Vec::new() })
+        Ok(Plan {
+            start,
+            chains: plan::from_tails(states, must_see),
+            refilled: Vec::new(),
+            awaited: Vec::new(),
+        })
     }
 }

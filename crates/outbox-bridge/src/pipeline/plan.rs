@@ -31,6 +31,8 @@ pub struct Plan {
     pub chains: Vec<Chain>,
     /// Streams that have lost messages which they had acknowledged, and from which sequence on they are refilled.
     pub refilled: Vec<(String, u64)>,
+    /// After a change of the source's server, the transactions that the log will show and of whose rows the streams hold some.
+    pub awaited: Vec<String>,
 }
 
 /// Why there is no place to go on.
@@ -73,6 +75,26 @@ pub enum PlanError {
     )]
     #[expect(missing_docs, reason = "the fields are what the message says")]
     BackfillTail { stream: String, sequence: u64 },
+    /// The source has changed its server, and nothing tells the place there.
+    #[error(
+        "the source has changed its server, and the checkpoint does not say by GTIDs what is published, so its place on another \
+         server is not known: go on with the server that was read before; every server needs GTIDs (MySQL: gtid_mode = ON) before it can be replaced by another"
+    )]
+    NoGtids,
+    /// After a change of server, a stream does not tell what it holds.
+    #[error(
+        "since the source changed its server, only the messages themselves tell what stream {stream} holds, and {reason}. Compare the \
+         outbox table with what the consumers received; then delete the checkpoint and set source.start to the GTID set of what is published"
+    )]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    NotTold { stream: String, reason: String },
+    /// After a change of server, the log lacks rows that the streams hold.
+    #[error(
+        "the server {server} has executed {transactions}, but its log does not show all of the rows that the streams hold of them: a \
+         replica that filters tables cannot be read; go on with the server that was read before"
+    )]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    NotShown { server: String, transactions: String },
     /// A position in a stream or checkpoint that is none.
     #[error("stream {stream} ends at a position that cannot be read: {position}")]
     #[expect(missing_docs, reason = "the fields are what the message says")]
@@ -143,7 +165,7 @@ pub fn with_checkpoint(
         };
         chains.push(chain);
     }
-    Ok(Plan { start, chains, refilled })
+    Ok(Plan { start, chains, refilled, awaited: Vec::new() })
 }
 
 /// Decides where to go on without a checkpoint, from the streams alone. `Ok(None)` if no stream holds anything: then the
@@ -173,7 +195,7 @@ pub fn without_checkpoint(streams: &[StreamState]) -> Result<Option<Plan>, PlanE
     if let (Some(with), Some(without)) = (with, empty) {
         return Err(PlanError::NoCheckpoint { with: with.clone(), without: without.clone() });
     }
-    Ok(Some(Plan { start, chains: from_tails(streams, true), refilled: Vec::new() }))
+    Ok(Some(Plan { start, chains: from_tails(streams, true), refilled: Vec::new(), awaited: Vec::new() }))
 }
 
 /// The chains of streams that begin where the configuration says.

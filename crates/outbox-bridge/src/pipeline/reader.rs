@@ -23,7 +23,7 @@ pub(super) async fn read<S: Source>(
         let error = match source.open(&point).await {
             Err(error) => error,
             Ok(()) => {
-                readiness.set_ready(Component::Source);
+                readiness.set_reading(source.server());
                 loop {
                     match source.next().await {
                         Ok(batch) => {
@@ -38,6 +38,11 @@ pub(super) async fn read<S: Source>(
                 }
             }
         };
+        if error.is_moved() {
+            readiness.set_unready(Component::Source, format!("source: {}", crate::exit::report(&error)));
+            metrics.source_reconnects.increment(1);
+            return Err(error);
+        }
         if !error.is_transient() {
             return Err(error);
         }

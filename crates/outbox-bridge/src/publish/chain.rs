@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use outbox_event::Position;
 
-use super::Message;
+use super::{Message, StoredRows};
 
 /// A stream's end, out of one reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +101,9 @@ pub struct Chain {
     skip: Option<Skip>,
     /// Whether a message of anybody else in the stream is more than this chain can live with.
     exclusive: bool,
+    /// After a change of the source's server: what the stream holds of rows that the log is yet to show. Places in the log mean
+    /// nothing then, so the stream's end must be the one that this chain knows.
+    stored: Option<StoredRows>,
 }
 
 impl Chain {
@@ -124,6 +127,7 @@ impl Chain {
             received: None,
             skip,
             exclusive: false,
+            stored: None,
         }
     }
 
@@ -133,6 +137,20 @@ impl Chain {
     pub fn exclusive(mut self) -> Self {
         self.exclusive = true;
         self
+    }
+
+    /// A chain that goes on behind `sequence`, whose row stood at `position` in whichever server's log. Of the rows that the log
+    /// is going to show, the stream holds those in `stored`.
+    #[must_use]
+    pub fn by_identity(sequence: u64, position: Option<Position>, stored: StoredRows) -> Self {
+        Self { position, stored: Some(stored), ..Self::new(sequence, None, false, 0) }
+    }
+
+    /// How many rows the stream holds that the log has not shown yet, in whatever order they come. Until there are none, a checkpoint
+    /// would forget them.
+    #[must_use]
+    pub fn awaited(&self) -> u64 {
+        self.stored.as_ref().map_or(0, StoredRows::left)
     }
 
     /// The stream's last sequence, as far as known.
@@ -197,6 +215,10 @@ impl Chain {
     pub fn push(&mut self, message: Message) -> Result<bool, NotInLog> {
         let order = message.order();
         if self.received.is_some_and(|received| order <= received) {
+            return Ok(false);
+        }
+        if self.stored.as_mut().is_some_and(|stored| stored.see(&message)) {
+            self.received = Some(order);
             return Ok(false);
         }
         if let Some(skip) = &mut self.skip {
@@ -289,6 +311,9 @@ impl Chain {
         if self.exclusive {
             return self.foreign(sequence);
         }
+        if self.stored.is_some() {
+            return Located::Inconsistent(format!("another bridge wrote message {sequence}"));
+        }
         let Some(order) = message.position.order() else {
             return Located::Inconsistent(format!("{} is no place in a log", message.position));
         };
@@ -321,13 +346,22 @@ impl Chain {
     /// The stream's last sequence is `sequence`, though the messages at its end were deleted: goes on by number alone.
     /// `None` if the stream has acknowledged more.
     pub fn settle_deleted(&mut self, sequence: u64) -> Option<Located> {
-        Some(self.settle_by_number(sequence.checked_sub(self.sequence)?))
+        let count = sequence.checked_sub(self.sequence)?;
+        if self.stored.is_some() && count > self.unstored.len() as u64 {
+            return None;
+        }
+        Some(self.settle_by_number(count))
     }
 
     /// So many more sequences were given out. Only bridges of this source can have got them, and each stores the same
     /// rows in the same order.
     fn settle_by_number(&mut self, count: u64) -> Located {
         let known = usize::try_from(count).unwrap_or(usize::MAX).min(self.unstored.len());
+        if self.stored.is_some() && count > known as u64 {
+            return Located::Inconsistent(format!(
+                "{count} messages were written, and this bridge sent {known}"
+            ));
+        }
         self.take(known);
         let more = count - known as u64;
         if more == 0 {

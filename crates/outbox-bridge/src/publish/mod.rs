@@ -9,6 +9,7 @@
 //! the text of an error is never used.
 
 mod chain;
+mod known;
 mod message;
 mod nats;
 mod stop;
@@ -17,6 +18,7 @@ mod wire;
 mod writer;
 
 pub use chain::{Chain, Located, Tail, TailMessage};
+pub use known::StoredRows;
 pub use message::{Message, TransactionId};
 pub use nats::NatsWire;
 pub use stop::Stop;

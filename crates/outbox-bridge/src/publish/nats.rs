@@ -29,6 +29,8 @@ use super::{
 
 /// How long the stream's leader may take to answer a question.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
+/// So many questions are on their way at once.
+const QUESTIONS_MAX: usize = 64;
 
 /// The wire to one stream over a NATS connection.
 #[derive(Debug)]
@@ -229,6 +231,28 @@ impl Wire for NatsWire {
     async fn takes(&mut self, subject: &str) -> Result<bool, WireError> {
         let config = self.info().await?.config;
         Ok(config.subjects.iter().any(|pattern| covers(pattern, subject)))
+    }
+
+    async fn read_positions(&mut self, first: u64, last: u64) -> Result<Vec<Option<Position>>, WireError> {
+        let stream = self.stream().await?;
+        let (stream, this) = (&stream, &*self);
+        let read = async |sequence| match stream.get_raw_message(sequence).await {
+            Ok(message) => match this.tail_of(&message)? {
+                Tail::Message(message) => Ok(Some(message.position)),
+                Tail::Empty { .. } => Ok(None),
+            },
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(WireError::Unavailable(error.to_string())),
+        };
+        let mut positions = Vec::new();
+        let sequences: Vec<u64> = (first..=last).collect();
+        for some in sequences.chunks(QUESTIONS_MAX) {
+            let answers = futures_util::future::join_all(some.iter().map(|sequence| read(*sequence))).await;
+            for answer in answers {
+                positions.push(answer?);
+            }
+        }
+        Ok(positions)
     }
 
     async fn reconnect(&mut self) {

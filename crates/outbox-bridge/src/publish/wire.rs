@@ -7,6 +7,8 @@
 
 use std::{fmt, future::Future};
 
+use outbox_event::Position;
+
 use super::{Message, Tail};
 
 /// What a writer needs of its stream.
@@ -41,6 +43,17 @@ pub trait Wire: Send {
     ///
     /// As [`Wire::read_tail`].
     fn takes(&mut self, subject: &str) -> impl Future<Output = Result<bool, WireError>> + Send;
+
+    /// Where the rows of the messages `first..=last` stood, in this order; `None` for one that is gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Wire::read_tail`].
+    fn read_positions(
+        &mut self,
+        first: u64,
+        last: u64,
+    ) -> impl Future<Output = Result<Vec<Option<Position>>, WireError>> + Send;
 
     /// Gives the connection up and makes a new one, since this one does not answer.
     fn reconnect(&mut self) -> impl Future<Output = ()> + Send;

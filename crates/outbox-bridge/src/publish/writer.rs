@@ -74,6 +74,9 @@ pub struct Stored {
     pub sequence: u64,
     /// Where the row that got it stood.
     pub position: Option<outbox_event::Position>,
+    /// How many rows the stream holds that the log is yet to show, after a change of the source's server. No checkpoint can be made
+    /// while there are any.
+    pub awaited: u64,
     /// Why nothing is stored at the moment, if so.
     pub trouble: Option<Arc<str>>,
 }
@@ -554,12 +557,14 @@ impl<W: Wire> Writer<W> {
             let (sequence, position) = self.chain.known();
             let changed = stored.done != self.done
                 || stored.sequence != sequence
+                || stored.awaited != self.chain.awaited()
                 || stored.trouble.as_deref() != trouble;
             if changed {
                 *stored = Stored {
                     done: self.done,
                     sequence,
                     position: position.cloned(),
+                    awaited: self.chain.awaited(),
                     trouble: trouble.map(Arc::from),
                 };
             }

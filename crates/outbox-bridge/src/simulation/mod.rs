@@ -34,7 +34,11 @@ use crate::{
 const STREAMS: [&str; 2] = ["A", "B"];
 const SEEDS: u64 = 10_000;
 
-type Run = JoinHandle<Result<(), PipelineError<log::Lost>>>;
+/// A running bridge.
+struct Run {
+    instance: String,
+    task: JoinHandle<Result<(), PipelineError<log::Lost>>>,
+}
 
 /// Everything of one seed.
 struct Simulation {
@@ -68,8 +72,9 @@ impl Simulation {
 
     fn start(&mut self, shutdown: CancellationToken) -> Run {
         self.instances += 1;
+        let instance = format!("instance {}", self.instances);
         let options = PipelineOptions {
-            instance: format!("instance {}", self.instances),
+            instance: instance.clone(),
             checkpoint_key: "bridge".into(),
             checkpoint_interval: Duration::from_secs(1),
             start: if self.from_beginning { StartPosition::Earliest } else { StartPosition::Now },
@@ -93,7 +98,7 @@ impl Simulation {
         let source = SimulatedSource::new(self.log.clone(), self.random.random());
         let wires = SimulatedWires::new(self.world.clone(), self.mode);
         let pipeline = Pipeline::new(source, wires, self.store.clone(), options, Readiness::of_bridge());
-        tokio::spawn(pipeline.run(shutdown))
+        Run { instance, task: tokio::spawn(pipeline.run(shutdown)) }
     }
 
     /// Some simulated time full of faults, then quiet until all is stored.
@@ -108,7 +113,7 @@ impl Simulation {
                 () = self.world.operations_pass(until_operation) => {}
             }
             match self.random.random_range(0..12) {
-                0..=2 => runs.iter().for_each(Run::abort),
+                0..=2 => runs.iter().for_each(|run| run.task.abort()),
                 3 => {
                     let shutdown = CancellationToken::new();
                     runs.push(self.start(shutdown.clone()));
@@ -121,11 +126,14 @@ impl Simulation {
                 4 => runs.push(self.start(CancellationToken::new())),
                 5 if self.world.faults.checkpoint_lost => self.store.lose(),
                 6 => self.store.disturb(Duration::from_millis(self.random.random_range(0..8_000))),
+                7 | 8 if self.log.is_replicated() => self.log.switch(&mut self.random),
+                9 if self.log.is_replicated() => self.log.catch_up(),
                 _ => self.world.strike(),
             }
             self.supervise(&mut runs).await;
         }
         self.world.calm();
+        self.log.catch_up();
         let deadline = Instant::now() + Duration::from_secs(1_800);
         while !self.world.is_complete() {
             assert!(
@@ -145,15 +153,20 @@ impl Simulation {
         self.check();
         let mut running = Vec::new();
         for run in runs.drain(..) {
-            if !run.is_finished() {
+            if !run.task.is_finished() {
                 running.push(run);
                 continue;
             }
-            match run.await {
+            match run.task.await {
                 Ok(Ok(()) | Err(PipelineError::TakenOver { .. } | PipelineError::Deadline)) => {}
                 // As its remedy says.
                 Ok(Err(PipelineError::Plan(PlanError::NoCheckpoint { .. }))) => self.from_beginning = true,
                 Ok(Err(PipelineError::Writer(Stop::Conflict { .. }))) => {}
+                // After a change of server any other writer is one too many; who was replaced may find it so.
+                Ok(Err(PipelineError::Writer(Stop::Inconsistent { .. }))) if self.log.is_replicated() => {}
+                Ok(Err(PipelineError::Writer(Stop::NotInLog { .. })))
+                    if self.log.is_replicated()
+                        && self.store.owner().is_some_and(|owner| owner != run.instance) => {}
                 Ok(Err(error)) => panic!("seed {}: {}: {error:?}", self.seed, crate::exit::report(&error)),
                 Err(ended) => assert!(ended.is_cancelled(), "seed {}: {ended}", self.seed),
             }

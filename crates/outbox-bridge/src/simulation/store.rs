@@ -39,6 +39,12 @@ impl SimulatedStore {
         state.revision += 1;
     }
 
+    /// Who wrote the checkpoint.
+    pub(super) fn owner(&self) -> Option<String> {
+        let state = self.state.lock().unwrap();
+        state.entry.as_ref().map(|(checkpoint, _)| checkpoint.instance.clone())
+    }
+
     /// For a while, answers are lost.
     pub(super) fn disturb(&self, time: Duration) {
         self.state.lock().unwrap().disturbed_until = Some(Instant::now() + time);

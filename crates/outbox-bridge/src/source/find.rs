@@ -1,10 +1,13 @@
 //! Questions to a server about its log and tables, and places in the log that have to be looked for.
 
+use std::collections::BTreeSet;
+
 use super::{
     connection::{Connection, ConnectionError, ConnectionErrorKind, DumpRequest, Flavour, Row, quote_string},
-    event::{Event, EventError, PayloadReader, TransactionPayload},
+    event::{Event, EventError, GtidEvent, PayloadReader, TransactionPayload},
     gtid::GtidSet,
     log::LogOptions,
+    servers::ServerIdentity,
 };
 use crate::{config::TableName, decode::ColumnDefinition};
 
@@ -30,6 +33,10 @@ pub enum FindError {
     )]
     #[expect(missing_docs, reason = "the field is what the message says")]
     Purged { missing: String },
+    /// Another server answers.
+    #[error("the server is {found} now, and {expected} is being read")]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    OtherServer { expected: String, found: String },
     /// An XA transaction was committed whose rows are gone.
     #[error(
         "the XA transaction {xid} is committed, but the log that has its rows (its prepare) is purged: insert its outbox rows \
@@ -37,6 +44,18 @@ pub enum FindError {
     )]
     #[expect(missing_docs, reason = "the field is what the message says")]
     NoPrepare { xid: String },
+}
+
+/// A connection to the server that is read. A name may lead to another one by now, whose files mean something else.
+pub(super) async fn connect(options: &LogOptions) -> Result<Connection, FindError> {
+    let mut connection = Connection::connect(&options.connect).await?;
+    let found = ServerIdentity::read(&mut connection).await?.uuid;
+    match &options.expected {
+        Some(expected) if *expected != found => {
+            Err(FindError::OtherServer { expected: expected.clone(), found })
+        }
+        _ => Ok(connection),
+    }
 }
 
 /// The end of a server's log.
@@ -133,7 +152,7 @@ pub(super) async fn file_before(
 
 /// The set at the head of a file.
 async fn previous_gtids(options: &LogOptions, file: &str) -> Result<GtidSet, FindError> {
-    let connection = Connection::connect(&options.connect).await?;
+    let connection = connect(options).await?;
     let flavour = connection.server().flavour;
     let bad = |source| FindError::Event { file: file.to_owned(), source };
     let mut dump = connection.dump(scan_request(options, file)).await?;
@@ -148,6 +167,66 @@ async fn previous_gtids(options: &LogOptions, file: &str) -> Result<GtidSet, Fin
     Ok(GtidSet::empty(flavour))
 }
 
+/// The transactions before a place in the log: what the head of the file says, and what follows up to there. The server's own set will not do,
+/// since a transaction comes into the log before it comes into the set.
+pub(crate) async fn executed_before(
+    options: &LogOptions,
+    file: &str,
+    offset: u64,
+) -> Result<GtidSet, FindError> {
+    let connection = connect(options).await?;
+    let flavour = connection.server().flavour;
+    let mut executed = GtidSet::empty(flavour);
+    let mut dump = connection.dump(scan_request(options, file)).await?;
+    while let Some(raw) = dump.next().await? {
+        let bad = |source| FindError::Event { file: file.to_owned(), source };
+        let begins = u64::from(raw.header.end_offset).saturating_sub(u64::from(raw.header.event_size));
+        if raw.header.end_offset != 0 && begins >= offset {
+            break;
+        }
+        match Event::parse(&raw, flavour).map_err(bad)? {
+            Event::PreviousGtids(body) => executed = GtidSet::from_previous_gtids(&body).map_err(bad)?,
+            Event::GtidList(body) => executed = GtidSet::from_gtid_list(&body).map_err(bad)?,
+            Event::Gtid(GtidEvent { gtid: Some(gtid), .. }) => executed.add(&gtid),
+            Event::Rotate { file: other, .. } if other != file => break,
+            _ => {}
+        }
+    }
+    Ok(executed)
+}
+
+/// Which of these transactions the log does not have from `file` on: by their very names, since a number of MariaDB's may have
+/// been given out twice, on a server that was lost and on the one that took its place.
+pub(super) async fn not_shown(
+    options: &LogOptions,
+    file: &str,
+    mut wanted: BTreeSet<String>,
+) -> Result<BTreeSet<String>, FindError> {
+    let connection = connect(options).await?;
+    let flavour = connection.server().flavour;
+    let mut dump = connection.dump(scan_request(options, file)).await?;
+    while !wanted.is_empty()
+        && let Some(raw) = dump.next().await?
+    {
+        let bad = |source| FindError::Event { file: file.to_owned(), source };
+        match Event::parse(&raw, flavour).map_err(bad)? {
+            Event::Gtid(gtid) => {
+                if let Some(gtid) = gtid.gtid {
+                    wanted.remove(&gtid.to_string());
+                }
+            }
+            Event::GtidList(body) => {
+                let before = GtidSet::from_gtid_list(&body).map_err(bad)?.to_string();
+                for gtid in before.split(',') {
+                    wanted.remove(gtid);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(wanted)
+}
+
 /// Where the rows of a prepared XA transaction stand that was committed at `end`, a file and an offset: looks through the
 /// log from there backwards, file by file. What follows `end` does not count, since names are used again.
 pub(super) async fn prepare(
@@ -155,7 +234,7 @@ pub(super) async fn prepare(
     end: (&str, u64),
     xid: &str,
 ) -> Result<(String, u64), FindError> {
-    let mut connection = Connection::connect(&options.connect).await?;
+    let mut connection = connect(options).await?;
     let flavour = connection.server().flavour;
     let files = log_files(&mut connection).await?;
     let newest = files.iter().position(|file| file == end.0).map_or(files.len(), |position| position + 1);
@@ -165,7 +244,7 @@ pub(super) async fn prepare(
             file,
             "looking for the rows of an XA transaction that was prepared before the bridge began"
         );
-        let connection = Connection::connect(&options.connect).await?;
+        let connection = connect(options).await?;
         let mut dump = connection.dump(scan_request(options, file)).await?;
         let mut begin = 0;
         let mut found = None;

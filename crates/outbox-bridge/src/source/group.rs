@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{
-    connection::{Connection, DumpRequest, DumpStream, Flavour},
+    connection::{DumpRequest, DumpStream, Flavour},
     event::{Event, PayloadReader, QueryEvent, Statement},
     find,
     log::{LogError, LogOptions},
@@ -38,7 +38,7 @@ impl GroupReader {
         replay: Replay,
         rows: OutboxRows,
     ) -> Result<Self, LogError> {
-        let connection = Connection::connect(&options.connect).await?;
+        let connection = find::connect(options).await?;
         let flavour = connection.server().flavour;
         let request = DumpRequest {
             // The server drops a dump when another with the same id begins.
@@ -110,7 +110,7 @@ impl GroupReader {
                         self.rows.table_map(&body).map_err(|error| self.at(error))?
                     {
                         let Some(name) = self.rows.table(route) else { break };
-                        let mut connection = Connection::connect(&self.options.connect).await?;
+                        let mut connection = find::connect(&self.options).await?;
                         let definition = find::table_definition(&mut connection, &name).await?;
                         self.rows.define(route, Arc::new(definition));
                     }

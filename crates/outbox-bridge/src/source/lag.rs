@@ -11,15 +11,20 @@ use crate::metrics::BridgeMetrics;
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Keeps the metric of the lag in bytes for the place that `stored` tells: file and offset up to which everything is
-/// stored. Never ends; where the server does not answer, the metric stays as it is.
+/// stored, on the server that is read. Never ends; where the server does not answer, the metric stays as it is.
 pub async fn watch_lag(
-    options: ConnectOptions,
+    server: watch::Receiver<ConnectOptions>,
     stored: watch::Receiver<(String, u64)>,
     metrics: BridgeMetrics,
 ) {
+    let mut server = server;
     let mut connection = None;
     loop {
         tokio::time::sleep(INTERVAL).await;
+        if server.has_changed().unwrap_or(false) {
+            connection = None;
+        }
+        let options = server.borrow_and_update().clone();
         let (file, offset) = stored.borrow().clone();
         let Some(file) = log_file_number(&file) else { continue };
         match lag(&options, &mut connection, file, offset).await {

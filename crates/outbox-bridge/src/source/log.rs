@@ -5,6 +5,8 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use tokio::sync::watch;
+
 use super::{
     Batch, RawEvent, Source, SourceError,
     connection::{
@@ -15,10 +17,11 @@ use super::{
     find::{self, FindError},
     group::GroupReader,
     gtid::GtidSet,
+    servers::{Failures, RelocateError, ServerIdentity},
 };
 use crate::{
     checkpoint::{At, LogPoint},
-    config::StartPosition,
+    config::{Behind, StartPosition},
     decode::ColumnDefinition,
     metrics::BridgeMetrics,
     publish::Message,
@@ -29,8 +32,14 @@ use crate::{
 /// Settings of a [`LogSource`].
 #[derive(Debug, Clone)]
 pub struct LogOptions {
-    /// How to reach the server.
+    /// How to reach the server that is read.
     pub connect: ConnectOptions,
+    /// All servers that may be read, in the order in which they are tried.
+    pub servers: Vec<ConnectOptions>,
+    /// What the server that is read must be; `None` as long as none is.
+    pub expected: Option<String>,
+    /// What to do about a server that does not have all that is published.
+    pub behind: Behind,
     /// Our identity among its replicas.
     pub server_id: u32,
     /// How often an idle server shows that it is alive.
@@ -93,12 +102,20 @@ pub enum LogError {
     #[error("the log could not be read several times in a row")]
     Damaged(#[source] ConnectionError),
     /// Another server.
-    #[error(
-        "the server is {found}, but the checkpoint belongs to {expected}: point source.url to that server, or give this bridge \
-         a `name` and a stream of its own"
-    )]
+    #[error("the server is {found}, but {expected} was read until now")]
     #[expect(missing_docs, reason = "the fields are what the message says")]
     OtherServer { expected: String, found: String },
+    /// The server is gone, and there are others.
+    #[error("the server {server} is lost")]
+    Gone {
+        /// Its address.
+        server: String,
+        /// How.
+        source: ConnectionError,
+    },
+    /// No other server can be read.
+    #[error(transparent)]
+    Relocate(#[from] RelocateError),
     /// Text that is no GTID set.
     #[error("the GTID set {text:?} is none of {flavour}'s")]
     #[expect(missing_docs, reason = "the fields are what the message says")]
@@ -111,8 +128,16 @@ impl SourceError for LogError {
             Self::Connection(error) | Self::Find(FindError::Connection(error)) => {
                 error.recovery() != Recovery::Stop
             }
+            Self::Relocate(error) => error.is_transient(),
             _ => false,
         }
+    }
+
+    fn is_moved(&self) -> bool {
+        matches!(
+            self,
+            Self::OtherServer { .. } | Self::Gone { .. } | Self::Find(FindError::OtherServer { .. })
+        )
     }
 }
 
@@ -130,9 +155,10 @@ pub type MakeRoutes = Box<dyn Fn(&str) -> Vec<Route> + Send + Sync>;
 
 /// The log of a MySQL or MariaDB server.
 pub struct LogSource {
-    options: LogOptions,
+    pub(super) options: LogOptions,
     make_routes: MakeRoutes,
     metrics: BridgeMetrics,
+    server: watch::Sender<ConnectOptions>,
     failures: u32,
     open: Option<Open>,
 }
@@ -159,7 +185,27 @@ impl LogSource {
     /// A source with these options. `make_routes` is called with what `ce-source` is to say of the server.
     #[must_use]
     pub fn new(options: LogOptions, make_routes: MakeRoutes) -> Self {
-        Self { options, make_routes, metrics: BridgeMetrics::new(), failures: 0, open: None }
+        let server = watch::channel(options.connect.clone()).0;
+        Self { options, make_routes, metrics: BridgeMetrics::new(), server, failures: 0, open: None }
+    }
+
+    /// Lets `server` know which server is read.
+    #[must_use]
+    pub fn telling(mut self, server: watch::Sender<ConnectOptions>) -> Self {
+        self.server = server;
+        self
+    }
+
+    /// How it reads.
+    pub(crate) fn options(&self) -> &LogOptions {
+        &self.options
+    }
+
+    /// Reads the server with this address, if it is one of the list.
+    pub(crate) fn read_from(&mut self, address: &str) {
+        if let Some(server) = self.in_order().into_iter().find(|server| server.address() == address) {
+            self.options.connect = server;
+        }
     }
 
     /// Shows `visit` every committed outbox row from `point` to where the log ends now.
@@ -168,7 +214,7 @@ impl LogSource {
     ///
     /// As of [`Source::open`] and [`Source::next`]. Nothing is tried a second time.
     pub(crate) async fn read_to_end(
-        &self,
+        &mut self,
         point: &LogPoint,
         mut visit: impl FnMut(usize, &Message),
     ) -> Result<(), LogError> {
@@ -182,17 +228,40 @@ impl LogSource {
         Ok(())
     }
 
-    async fn connect(&self) -> Result<(Connection, ServerIdentity), LogError> {
+    async fn connect(&self) -> Result<(Connection, ServerIdentity), ConnectionError> {
         let mut connection = Connection::connect(&self.options.connect).await?;
         let identity = ServerIdentity::read(&mut connection).await?;
         Ok((connection, identity))
     }
 
-    async fn begin(&self, point: &LogPoint, ends: bool) -> Result<Open, LogError> {
-        let (connection, identity) = self.connect().await?;
+    /// Connects to the first server of the list that can be reached, which is read from now on.
+    pub(crate) async fn connect_first(&mut self) -> Result<(Connection, ServerIdentity), LogError> {
+        let mut failures = Failures::default();
+        for server in self.in_order() {
+            self.options.connect = server;
+            match self.connect().await {
+                Ok((connection, identity)) => {
+                    self.options.expected = Some(identity.uuid.clone());
+                    return Ok((connection, identity));
+                }
+                Err(error) => failures.add(&self.options.connect, error),
+            }
+        }
+        Err(failures.worth_telling().map_or(LogError::NoLog, LogError::Connection))
+    }
+
+    async fn begin(&mut self, point: &LogPoint, ends: bool) -> Result<Open, LogError> {
+        let (connection, identity) = match self.connect().await {
+            Err(source) if self.options.servers.len() > 1 => {
+                return Err(LogError::Gone { server: self.options.connect.address(), source });
+            }
+            connected => connected?,
+        };
         if !point.server.is_empty() && point.server != identity.uuid {
             return Err(LogError::OtherServer { expected: point.server.clone(), found: identity.uuid });
         }
+        self.options.expected = Some(identity.uuid.clone());
+        self.server.send_replace(self.options.connect.clone());
         let flavour = connection.server().flavour;
         let executed = match &point.executed {
             Some(text) => Some(parse_gtids(text, flavour)?),
@@ -224,7 +293,7 @@ impl LogSource {
 
     async fn fetch_definition(&self, open: &mut Open, route: usize) -> Result<(), LogError> {
         let Some(name) = open.assembler.table(route) else { return Ok(()) };
-        let (mut connection, _) = self.connect().await?;
+        let mut connection = find::connect(&self.options).await?;
         let definition = find::table_definition(&mut connection, &name).await?;
         open.assembler.define(route, definition);
         Ok(())
@@ -335,8 +404,17 @@ impl LogSource {
 impl Source for LogSource {
     type Error = LogError;
 
+    async fn locate(&mut self, point: &LogPoint) -> Result<bool, LogError> {
+        self.open = None;
+        self.locate_server(point).await
+    }
+
+    async fn relocate(&mut self, point: &LogPoint, stored: &[String]) -> Result<LogPoint, LogError> {
+        self.relocate_server(point, stored).await
+    }
+
     async fn first_point(&mut self) -> Result<LogPoint, LogError> {
-        let (mut connection, identity) = self.connect().await?;
+        let (mut connection, identity) = self.connect_first().await?;
         let flavour = connection.server().flavour;
         let point = |file: String, offset, at, executed| LogPoint {
             server: identity.uuid.clone(),
@@ -350,7 +428,8 @@ impl Source for LogSource {
         match &self.options.start {
             StartPosition::Now => {
                 let end = find::log_end(&mut connection).await?.ok_or(LogError::NoLog)?;
-                let mut point = point(end.file, end.offset, At::Boundary, Some(end.executed));
+                let executed = find::executed_before(&self.options, &end.file, end.offset).await?.to_string();
+                let mut point = point(end.file, end.offset, At::Boundary, Some(executed));
                 // What the tables are like now, in case the log does not say and they change before it is read.
                 for route in (self.make_routes)(&identity.name) {
                     let definition = find::table_definition(&mut connection, route.name()).await?;
@@ -373,6 +452,14 @@ impl Source for LogSource {
                 let at = if flavour == Flavour::MariaDb { At::Gtids } else { At::Boundary };
                 Ok(point(file, 4, at, Some(set.to_string())))
             }
+        }
+    }
+
+    fn server(&self) -> String {
+        let address = self.options.connect.address();
+        match &self.options.expected {
+            Some(identity) => format!("{address} ({identity})"),
+            None => address,
         }
     }
 
@@ -416,7 +503,7 @@ fn purged(error: LogError, at: &str) -> LogError {
     }
 }
 
-fn parse_gtids(text: &str, flavour: Flavour) -> Result<GtidSet, LogError> {
+pub(super) fn parse_gtids(text: &str, flavour: Flavour) -> Result<GtidSet, LogError> {
     let name = match flavour {
         Flavour::MySql => "MySQL",
         Flavour::MariaDb => "MariaDB",
@@ -430,28 +517,4 @@ fn restore_definitions(point: &LogPoint, routes: &[Route]) -> HashMap<usize, Arc
         Some((index, Arc::new(serde_json::from_value(value.clone()).ok()?)))
     };
     routes.iter().enumerate().filter_map(definition).collect()
-}
-
-/// Which server this is.
-#[derive(Debug, Clone)]
-pub(crate) struct ServerIdentity {
-    /// MySQL's `server_uuid`; empty on MariaDB, which has none.
-    pub(crate) uuid: String,
-    /// What `ce-source` says: the UUID, or on MariaDB `server-<server_id>`.
-    pub(crate) name: String,
-}
-
-impl ServerIdentity {
-    pub(crate) async fn read(connection: &mut Connection) -> Result<Self, LogError> {
-        let (sql, column) = match connection.server().flavour {
-            Flavour::MySql => ("SELECT @@GLOBAL.server_uuid AS id", "id"),
-            Flavour::MariaDb => ("SELECT @@GLOBAL.server_id AS id", "id"),
-        };
-        let rows = connection.query(sql).await?;
-        let id = rows.first().and_then(|row| row.get(column)).unwrap_or_default().to_owned();
-        Ok(match connection.server().flavour {
-            Flavour::MySql => Self { name: id.clone(), uuid: id },
-            Flavour::MariaDb => Self { name: format!("server-{id}"), uuid: String::new() },
-        })
-    }
 }

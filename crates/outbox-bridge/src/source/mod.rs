@@ -8,12 +8,14 @@ pub mod gtid;
 mod lag;
 mod log;
 mod raw;
+mod servers;
 mod stream;
 pub(crate) mod table;
 
 pub(crate) use lag::bytes_behind;
 pub use lag::watch_lag;
-pub(crate) use log::ServerIdentity;
 pub use log::{LogError, LogOptions, LogSource, MakeRoutes};
 pub use raw::{EventHeader, HEADER_SIZE, RawEvent};
+pub use servers::RelocateError;
+pub(crate) use servers::{Standing, standing};
 pub use stream::{Batch, Source, SourceError};

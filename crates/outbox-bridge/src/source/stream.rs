@@ -25,6 +25,29 @@ pub trait Source: Send {
     /// If the server cannot say, or does not have that place any more.
     fn first_point(&mut self) -> impl Future<Output = Result<LogPoint, Self::Error>> + Send;
 
+    /// Looks for the server that `point` belongs to, and reads that one from now on. `false` if it is not to be found, and
+    /// another one is there that [`relocate`](Self::relocate) may take.
+    ///
+    /// # Errors
+    ///
+    /// If no server can be reached.
+    fn locate(&mut self, point: &LogPoint) -> impl Future<Output = Result<bool, Self::Error>> + Send;
+
+    /// Takes another server than `point`'s, one that has everything in the point's executed set and the transactions in `stored`
+    /// as well, and gives the place there from which all others follow.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or not yet.
+    fn relocate(
+        &mut self,
+        point: &LogPoint,
+        stored: &[String],
+    ) -> impl Future<Output = Result<LogPoint, Self::Error>> + Send;
+
+    /// The server that is read, for people.
+    fn server(&self) -> String;
+
     /// Begins to read at `point`, whatever was read before.
     ///
     /// # Errors
@@ -44,4 +67,9 @@ pub trait Source: Send {
 pub trait SourceError: std::error::Error + Send + Sync + 'static {
     /// Whether opening again at the last point can help without anybody's doing.
     fn is_transient(&self) -> bool;
+
+    /// Whether the server that was read is gone or has become another, so that it must be looked for.
+    fn is_moved(&self) -> bool {
+        false
+    }
 }

@@ -258,6 +258,11 @@ impl Assembler {
             Event::XaPrepare { xid, one_phase } => {
                 self.end(if one_phase { Fate::Committed } else { Fate::Prepared(xid.to_string()) }, out)
             }
+            // Tables may have been different then; nothing of them is asked for or decoded.
+            Event::TableMap(body) if self.group.as_ref().is_some_and(|group| group.skip) => {
+                self.rows.skipped_table_map(&body).map_err(|error| error.at(self.at()))?;
+                Ok(Step::Continue)
+            }
             Event::TableMap(body) => match self.rows.table_map(&body) {
                 Ok(Taken::Define(route)) => Ok(Step::Define(route)),
                 Ok(Taken::Done) => Ok(Step::Continue),

@@ -137,6 +137,19 @@ impl OutboxRows {
         Ok(Taken::Done)
     }
 
+    /// Takes a table map of a transaction whose rows are not wanted.
+    ///
+    /// # Errors
+    ///
+    /// If it is malformed.
+    pub fn skipped_table_map(&mut self, body: &Bytes) -> Result<(), RowsError> {
+        let head = TableMapHead::parse(body)?;
+        let route = self.routes.iter().position(|route| route.matches(head.schema, head.table));
+        self.maps.retain(|(table_id, _)| *table_id != head.table_id);
+        self.maps.push((head.table_id, route));
+        Ok(())
+    }
+
     /// A version of the table, or `None` if its definition must be asked for first.
     fn describe(
         &self,
@@ -211,8 +224,9 @@ impl OutboxRows {
         if !wanted {
             return Ok(Opened::Nothing);
         }
-        let table = self.tables.get(&route).ok_or(RowsError::NoTableMap)?;
-        debug_assert_eq!(table.table_id, table_id, "the last table map of a table is the one in force");
+        // The last table map of a table is the one in force; a damaged log may have another.
+        let table = self.tables.get(&route).filter(|table| table.table_id == table_id);
+        table.ok_or(RowsError::NoTableMap)?;
         match RowsEvent::parse(raw.header.event_type, &raw.body, DecodeLimits::default()) {
             // Partial updates are never inserts.
             Err(error)

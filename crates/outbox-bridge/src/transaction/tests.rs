@@ -534,3 +534,24 @@ fn definitions_are_asked_for_once_and_again_when_they_may_have_changed() {
     assert_eq!(out.iter().map(show).collect::<Vec<_>>(), ["0:a@1/0", "0:b@2/0", "0:c@4/0", "0:d@6/0"]);
     assert_eq!(assembler.point().definitions.keys().collect::<Vec<_>>(), ["shop.outbox"]);
 }
+
+#[test]
+fn nothing_is_asked_about_the_tables_of_what_is_done() {
+    let mut log = Log::new(Flavour::MariaDb);
+    log.begin().insert(0, &["a"]).commit();
+    log.begin().insert(0, &["b"]).commit();
+    log.begin().insert(0, &["c"]).commit();
+    let rows = OutboxRows::new(events::routes(), Flavour::MariaDb, HashMap::new());
+    let executed = GtidSet::parse("0-1-2", Flavour::MariaDb).ok();
+    let mut assembler = Assembler::new(&point(1, 4, At::Gtids), executed, Flavour::MariaDb, rows, UNLIMITED);
+    let mut out = Vec::new();
+    let mut asked = 0;
+    for event in log.from(1, 4) {
+        while let Step::Define(route) = assembler.take(&event.raw, &mut out).unwrap() {
+            assert!(matches!(assembler.point().at, At::Done(_)), "the done ones are passed");
+            assembler.define(route, events::definition());
+            asked += 1;
+        }
+    }
+    assert_eq!((asked, out.iter().map(show).collect::<Vec<_>>()), (1, vec!["0:c@3/0".to_owned()]));
+}

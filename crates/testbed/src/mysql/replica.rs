@@ -1,8 +1,12 @@
 //! Servers that replicate another one, by GTIDs.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
+use mysql_async::Row;
 
 use super::{Flavour, MySql, MySqlBuilder};
+use crate::eventually;
 
 /// How long a replica may take to do what its primary did.
 const CATCH_UP_SECONDS: u32 = 60;
@@ -112,6 +116,38 @@ impl MySql {
             self.query(&format!("SELECT {wait}('{position}', {CATCH_UP_SECONDS})")).await?;
         ensure!(done == [Some(0)], "the replica does not get to {position} in {CATCH_UP_SECONDS} s");
         Ok(())
+    }
+
+    /// Waits until this replica has fetched everything that `primary` has committed by now, whether or not it applies it.
+    ///
+    /// # Errors
+    ///
+    /// When a server cannot be reached, or it takes longer than a minute.
+    pub async fn await_fetched(&self, primary: &Self) -> Result<()> {
+        let position = match self.flavour() {
+            Flavour::MySql => "@@GLOBAL.gtid_executed",
+            Flavour::MariaDb => "@@GLOBAL.gtid_binlog_pos",
+        };
+        let wanted: Vec<String> = primary.query(&format!("SELECT {position}")).await?;
+        let wanted: String = wanted.concat().split_whitespace().collect();
+        let limit = Duration::from_secs(CATCH_UP_SECONDS.into());
+        eventually(&format!("the replica to fetch {wanted}"), limit, async || {
+            let fetched = match self.flavour() {
+                Flavour::MySql => {
+                    let sql = format!(
+                        "SELECT GTID_SUBSET('{wanted}', CONCAT(RECEIVED_TRANSACTION_SET, ',', @@GLOBAL.gtid_executed)) \
+                         FROM performance_schema.replication_connection_status"
+                    );
+                    self.query::<bool>(&sql).await?.contains(&true)
+                }
+                Flavour::MariaDb => {
+                    let rows: Vec<Row> = self.query("SHOW SLAVE STATUS").await?;
+                    rows.first().and_then(|row| row.get::<String, _>("Gtid_IO_Pos")) == Some(wanted.clone())
+                }
+            };
+            Ok(fetched.then_some(()))
+        })
+        .await
     }
 
     fn word(&self, mysql: &'static str, mariadb: &'static str) -> &'static str {

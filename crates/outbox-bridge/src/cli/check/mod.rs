@@ -6,6 +6,7 @@
 pub(super) mod nats;
 pub(super) mod permissions;
 mod progress;
+mod servers;
 pub(super) mod source;
 pub(super) mod stream;
 mod together;
@@ -94,7 +95,13 @@ async fn probe(config: &Config) -> Vec<Finding> {
     let (mut source, mut target) =
         tokio::join!(Box::pin(source::probe(config)), Box::pin(nats::probe(config)));
     let together = together::assess(config, &source, &target);
+    let point = match &target.progress.start {
+        progress::Start::At(point) => Some(&**point),
+        progress::Start::Unknown | progress::Start::First => None,
+    };
+    let servers = Box::pin(servers::probe(config, point)).await;
     let mut findings = std::mem::take(&mut source.findings);
+    findings.extend(servers);
     findings.append(&mut target.findings);
     findings.append(&mut target.progress.findings);
     findings.extend(together);

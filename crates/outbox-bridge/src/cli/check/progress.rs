@@ -12,7 +12,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError, Checkpoints as _, KvCheckpo
 use crate::config::{Config, StartPosition};
 use crate::exit::report;
 use crate::lead::lease_key;
-use crate::pipeline::plan::{self, PlanError, StreamState};
+use crate::pipeline::plan::{self, Plan, PlanError, StreamState};
 use crate::publish::{NatsWire, Tail, Wire as _, WireError};
 
 /// Where `run` would begin.
@@ -235,6 +235,13 @@ fn decide(
 ) -> Result<(Start, Vec<Finding>), Finding> {
     let key = format!("{} in bucket {}", config.name, config.checkpoint.bucket);
     let plan = match checkpoint {
+        // What the streams hold beyond it is told by GTIDs, when `run` reads them.
+        Some(checkpoint) if checkpoint.switched => Ok(Some(Plan {
+            start: checkpoint.point.clone(),
+            chains: Vec::new(),
+            refilled: Vec::new(),
+            awaited: Vec::new(),
+        })),
         Some(checkpoint) => plan::with_checkpoint(checkpoint, states, &key).map(Some),
         None => match plan::without_checkpoint(states) {
             // An explicit start says where to begin for the streams that cannot tell.
@@ -279,6 +286,10 @@ fn impossible(subject: &str, error: &PlanError) -> Finding {
         PlanError::NoCheckpoint { .. } => "set source.start",
         PlanError::StreamLost { .. } => "restore the stream, or delete the checkpoint and set source.start",
         PlanError::BackfillUnfinished | PlanError::BackfillTail { .. } => "run `outbox-bridge backfill`",
+        PlanError::NoGtids | PlanError::NotShown { .. } => "go on with the server that was read before",
+        PlanError::NotTold { .. } => {
+            "compare the outbox table with what the consumers received, then delete the checkpoint and set source.start"
+        }
         PlanError::BadPosition { .. } => "see who wrote it; use another stream or another name",
         PlanError::Unaccounted { .. } => {
             "compare the outbox table with what the consumers received, then set source.start"

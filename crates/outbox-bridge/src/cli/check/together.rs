@@ -90,12 +90,17 @@ fn misplaced(config: &Config, log: &Log, start: &Start) -> Option<Finding> {
         }
         Start::At(point) => {
             if !point.server.is_empty() && !log.uuid.is_empty() && point.server != log.uuid {
+                let by_gtids = point.executed.as_deref().is_some_and(|executed| !executed.is_empty());
+                let problem =
+                    format!("is server {}, but the checkpoint belongs to {}", log.uuid, point.server);
+                if by_gtids {
+                    let remedy = "if it is a replica of that one or its successor, run goes on there by GTIDs; otherwise point source.url \
+                                  to that server, or give this bridge a name and streams of its own";
+                    return Some(Finding::new(Severity::Warning, SUBJECT, problem, remedy));
+                }
                 let remedy =
                     "point source.url to that server, or give this bridge a name and streams of its own";
-                return error(
-                    format!("is server {}, but the checkpoint belongs to {}", log.uuid, point.server),
-                    remedy,
-                );
+                return error(problem, remedy);
             }
             if log.files.is_empty() || log.files.contains(&point.file) {
                 return None;

@@ -13,14 +13,14 @@ use serde::Serialize;
 
 use super::check::permissions;
 use super::{complain, print_out};
-use crate::checkpoint::{CheckpointError, Checkpoints as _, KvCheckpoints};
+use crate::checkpoint::{CheckpointError, Checkpoints as _, KvCheckpoints, LogPoint};
 use crate::config::Config;
 use crate::exit::{Exit, report};
 use crate::lead::lease_key;
 use crate::nats;
-use crate::run::connect_options;
-use crate::source::connection::Connection;
-use crate::source::{bytes_behind, find::log_end};
+use crate::run::{all_servers, connect_options};
+use crate::source::connection::{ConnectOptions, Connection};
+use crate::source::{Standing, bytes_behind, find::log_end, standing};
 
 /// How to show it.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -46,6 +46,9 @@ struct Status {
     leader: Option<Record>,
     checkpoint: Option<Position>,
     source: Source,
+    /// All servers of `source.urls`, if there are several: how each stands to the checkpoint.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    servers: BTreeMap<String, String>,
     streams: BTreeMap<String, Stream>,
 }
 
@@ -125,17 +128,20 @@ async fn gather(config: &Config) -> Status {
         leader: None,
         checkpoint: None,
         source: Source::default(),
+        servers: BTreeMap::new(),
         streams: BTreeMap::new(),
     };
     let mut point = None;
+    let mut place = None;
     match permissions::connect(&config.nats, &format!("{}-status", config.name)).await {
         Ok((client, _)) => {
             let context = nats::jetstream(&config.nats, client);
             match ask_bucket(config, &context).await {
                 Ok((leader, checkpoint)) => {
                     status.leader = leader;
-                    if let Some((position, file)) = checkpoint {
-                        point = file.map(|file| (file, position.offset));
+                    if let Some((position, found)) = checkpoint {
+                        place = log_file_number(&found.file).map(|file| (file, position.offset));
+                        point = Some(found);
                         status.checkpoint = Some(position);
                     }
                 }
@@ -152,11 +158,45 @@ async fn gather(config: &Config) -> Status {
         }
         Err(error) => status.nats_error = Some(report(&error)),
     }
-    status.source = ask_source(config, point).await;
+    let (read, servers) = ask_servers(config, point.as_ref()).await;
+    status.servers = servers;
+    status.source = ask_source(&read, place).await;
     status
 }
 
-type Bucket = (Option<Record>, Option<(Position, Option<u64>)>);
+/// The server that is read, as far as that can be told, and how each of several stands.
+async fn ask_servers(
+    config: &Config,
+    point: Option<&LogPoint>,
+) -> (ConnectOptions, BTreeMap<String, String>) {
+    let mut read = connect_options(&config.source);
+    let mut told = BTreeMap::new();
+    if config.source.others.is_empty() {
+        return (read, told);
+    }
+    for server in all_servers(&config.source) {
+        let address = server.address();
+        let text = match standing(&server, point).await {
+            Ok(Standing { server: name, missing, follows }) => {
+                let is_read = point.is_some_and(|point| point.server == name);
+                if is_read {
+                    read = server;
+                }
+                let text = match (missing.as_str(), follows) {
+                    ("", _) => "has all that the checkpoint has".to_owned(),
+                    (missing, true) => format!("a replica that does not have {missing} yet"),
+                    (missing, false) => format!("has lost {missing}"),
+                };
+                format!("{name}, {text}{}", if is_read { ", is read" } else { "" })
+            }
+            Err(error) => report(&error),
+        };
+        told.insert(address, text);
+    }
+    (read, told)
+}
+
+type Bucket = (Option<Record>, Option<(Position, LogPoint)>);
 
 /// The lease and the checkpoint. A bucket that does not exist holds neither.
 async fn ask_bucket(config: &Config, context: &jetstream::Context) -> Result<Bucket, String> {
@@ -178,14 +218,13 @@ async fn ask_bucket(config: &Config, context: &jetstream::Context) -> Result<Buc
         Err(error) => return Err(report(&error)),
     };
     let position = checkpoint.map(|(checkpoint, _)| {
-        let number = log_file_number(&checkpoint.point.file);
         let position = Position {
             age_seconds: seconds_since(checkpoint.written_seconds),
             offset: checkpoint.point.offset,
             prepared: checkpoint.point.prepared.len(),
-            file: checkpoint.point.file,
+            file: checkpoint.point.file.clone(),
         };
-        (position, number)
+        (position, checkpoint.point)
     });
     Ok((leader, position))
 }
@@ -208,10 +247,10 @@ async fn ask_stream(context: &jetstream::Context, name: &str) -> Result<Stream, 
     })
 }
 
-async fn ask_source(config: &Config, point: Option<(u64, u64)>) -> Source {
-    let address = format!("{}:{}", config.source.host, config.source.port);
+async fn ask_source(server: &ConnectOptions, point: Option<(u64, u64)>) -> Source {
+    let address = server.address();
     let ask = async {
-        let mut connection = Connection::connect(&connect_options(&config.source)).await?;
+        let mut connection = Connection::connect(server).await?;
         let end = log_end(&mut connection).await?;
         let behind = match point {
             Some((file, offset)) => Some(bytes_behind(&mut connection, file, offset).await?),

@@ -31,6 +31,9 @@ impl fmt::Display for Status {
             None => line(f, "checkpoint", "none")?,
         }
         line(f, "source", &self.source.to_string())?;
+        for (address, server) in &self.servers {
+            line(f, "server", &format!("{address}: {server}"))?;
+        }
         for (name, stream) in &self.streams {
             line(f, &format!("stream {name}"), &stream.to_string())?;
         }
@@ -106,6 +109,7 @@ mod tests {
                 age_seconds: 1,
                 prepared: 2,
             }),
+            servers: Default::default(),
             source: Source {
                 address: "db:3306".to_owned(),
                 file: "binlog.000002".to_owned(),

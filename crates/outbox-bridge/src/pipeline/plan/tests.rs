@@ -50,6 +50,7 @@ fn checkpoint(streams: &[(&str, u64, Option<u64>)]) -> Checkpoint {
         streams: streams.iter().map(stream).collect(),
         written_seconds: 0,
         backfill: None,
+        switched: false,
     }
 }
 

@@ -60,7 +60,9 @@ impl ConnectOptions {
     }
 
     /// The server's place, for messages.
-    pub(super) fn address(&self) -> String {
+    /// Host and port, or the socket.
+    #[must_use]
+    pub fn address(&self) -> String {
         match &self.socket {
             Some(socket) => socket.display().to_string(),
             None if self.host.contains(':') => format!("[{}]:{}", self.host, self.port),

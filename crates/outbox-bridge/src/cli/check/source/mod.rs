@@ -11,7 +11,7 @@ mod table;
 use crate::cli::check::{Finding, Severity};
 use crate::config::Config;
 use crate::exit::report;
-use crate::run::connect_options;
+use crate::run::all_servers;
 use crate::source::connection::{Connection, ConnectionError, ConnectionErrorKind, Flavour, Row};
 
 pub(in crate::cli) use self::columns::{Numbered, Payload};
@@ -47,12 +47,21 @@ pub(super) struct Log {
 /// Asks the source everything that matters to `run`.
 pub(super) async fn probe(config: &Config) -> Source {
     let mut source = Source::default();
-    let mut connection = match Connection::connect(&connect_options(&config.source)).await {
-        Ok(connection) => connection,
-        Err(error) => {
-            source.findings.push(unreachable(&error));
-            return source;
+    let mut failure = None;
+    let mut connected = None;
+    // One is enough to run; how the others stand is found elsewhere.
+    for server in all_servers(&config.source) {
+        match Connection::connect(&server).await {
+            Ok(connection) => {
+                connected = Some(connection);
+                break;
+            }
+            Err(error) => failure = failure.or(Some(error)),
         }
+    }
+    let Some(mut connection) = connected else {
+        source.findings.extend(failure.as_ref().map(unreachable));
+        return source;
     };
     if let Err(error) = ask(&mut connection, config, &mut source).await {
         source.findings.push(broken(&error));
