@@ -26,6 +26,7 @@ impl Place {
             Fault::KillSource => self.source.kill().await,
             Fault::StopSource => self.source.stop().await,
             Fault::FreezeSource => self.source.pause(),
+            Fault::SwitchSource { killed } => self.switch_source(killed).await,
             Fault::KillNode(index) => self.cluster.node(index)?.kill().await,
             Fault::StopNode(index) => self.cluster.node(index)?.stop().await,
             Fault::FreezeNode(index) => self.cluster.node(index)?.pause(),
@@ -84,6 +85,10 @@ impl Place {
             Fault::FreezeBridge(index) => self.bridge(index)?.resume(),
             Fault::KillSource | Fault::StopSource => self.source.start().await,
             Fault::FreezeSource => self.source.resume(),
+            Fault::SwitchSource { .. } => {
+                self.replica.start().await?;
+                self.replica.follow(&self.source).await
+            }
             Fault::KillNode(index) | Fault::StopNode(index) => self.cluster.node(index)?.launch(),
             Fault::FreezeNode(index) => self.cluster.node(index)?.resume(),
             Fault::IsolateNode(_) => self.cluster.links().heal().await,
@@ -101,6 +106,27 @@ impl Place {
             | Fault::Throttle(link, ..)
             | Fault::Delay(link, ..) => self.pass(link).await,
         }
+    }
+
+    /// The replica takes the primary's place, once it has all that was committed; producers go with it.
+    async fn switch_source(&mut self, killed: bool) -> Result<()> {
+        self.writable.send_replace(None);
+        if killed {
+            self.source.kill().await?;
+            // What the bridges may have read from it must not be lost with it.
+            self.source.start().await?;
+        }
+        self.source.exec("SET GLOBAL super_read_only = ON").await?;
+        self.replica.await_caught_up(&self.source).await?;
+        if killed {
+            self.source.kill().await?;
+        } else {
+            self.source.stop().await?;
+        }
+        self.replica.promote().await?;
+        std::mem::swap(&mut self.source, &mut self.replica);
+        self.writable.send_replace(Some(self.source.root_opts()));
+        Ok(())
     }
 
     async fn pass(&self, link: Link) -> Result<()> {

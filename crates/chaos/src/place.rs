@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream::{self, stream};
+use mysql_async::Opts;
 use outbox_bridge_tests::{Bridge, STREAM, Settings, TABLE};
 use testbed::{FaultyProxy, MySql, Nats, NatsCluster, eventually};
+use tokio::sync::watch;
 
 use crate::schedule::{BRIDGES, Link, NODES};
 
@@ -20,10 +22,15 @@ const LEADER_LIMIT: Duration = Duration::from_secs(60);
 
 /// All that is broken.
 pub(crate) struct Place {
+    /// The server that is written to.
     pub(crate) source: MySql,
+    /// The one that replicates it.
+    pub(crate) replica: MySql,
+    /// Where producers may write, if anywhere.
+    pub(crate) writable: watch::Sender<Option<Opts>>,
     pub(crate) cluster: NatsCluster,
     pub(crate) bridges: Vec<Bridge>,
-    pub(crate) source_proxy: FaultyProxy,
+    pub(crate) source_proxies: Vec<FaultyProxy>,
     pub(crate) nats_proxies: Vec<FaultyProxy>,
     /// A client that goes by no proxy.
     pub(crate) jetstream: jetstream::Context,
@@ -37,6 +44,8 @@ impl Place {
         let (source, cluster) =
             tokio::try_join!(MySql::builder().start(), NatsCluster::start_partitionable(&nats, NODES))?;
         prepare_source(&source).await?;
+        let replica = MySql::replica_of(&source).start().await?;
+        replica.await_caught_up(&source).await?;
         let servers = cluster.nodes().iter().map(|node| node.url().parse());
         let servers = servers.collect::<Result<Vec<async_nats::ServerAddr>, _>>()?;
         let client = async_nats::ConnectOptions::new()
@@ -48,19 +57,24 @@ impl Place {
         jetstream.set_timeout(ASK_LIMIT);
         create_stream(&jetstream).await?;
 
-        let source_proxy = FaultyProxy::start(source.port()).await?;
+        let mut source_proxies = Vec::new();
+        for server in [&source, &replica] {
+            source_proxies.push(FaultyProxy::start(server.port()).await?);
+        }
         let mut nats_proxies = Vec::new();
         for node in cluster.nodes() {
             nats_proxies.push(FaultyProxy::start(node.port()).await?);
         }
         let folder = tempfile::tempdir()?;
         std::fs::write(folder.path().join("password"), PASSWORD)?;
-        let settings = settings(&source_proxy, &nats_proxies, folder.path());
+        let settings = settings(&source_proxies, &nats_proxies, folder.path());
         let mut place = Self {
+            writable: watch::Sender::new(Some(source.root_opts())),
             source,
+            replica,
             cluster,
             bridges: Vec::new(),
-            source_proxy,
+            source_proxies,
             nats_proxies,
             jetstream,
             _folder: folder,
@@ -74,7 +88,7 @@ impl Place {
     /// The proxies of a link.
     pub(crate) fn proxies(&self, link: Link) -> &[FaultyProxy] {
         match link {
-            Link::Source => std::slice::from_ref(&self.source_proxy),
+            Link::Source => &self.source_proxies,
             Link::Nats => &self.nats_proxies,
         }
     }
@@ -82,6 +96,12 @@ impl Place {
     /// One of the bridges.
     pub(crate) fn bridge(&mut self, index: usize) -> Result<&mut Bridge> {
         self.bridges.get_mut(index).with_context(|| format!("no bridge {index}"))
+    }
+
+    /// How often the bridges have gone on with another of the source's servers.
+    pub(crate) fn switches(&self) -> usize {
+        let said = |bridge: &Bridge| bridge.log().matches("the source has changed its server").count();
+        self.bridges.iter().map(said).sum()
     }
 
     /// Keeps what bridges and servers logged.
@@ -93,7 +113,8 @@ impl Place {
         for (index, node) in self.cluster.nodes().iter().enumerate() {
             std::fs::write(folder.join(format!("nats-{index}.log")), node.log())?;
         }
-        Ok(std::fs::write(folder.join("mysql.log"), self.source.log())?)
+        std::fs::write(folder.join("mysql.log"), self.source.log())?;
+        Ok(std::fs::write(folder.join("mysql-replica.log"), self.replica.log())?)
     }
 }
 
@@ -131,13 +152,15 @@ async fn create_stream(jetstream: &jetstream::Context) -> Result<()> {
     Ok(())
 }
 
-fn settings(source: &FaultyProxy, nats: &[FaultyProxy], folder: &Path) -> Settings {
+fn settings(source: &[FaultyProxy], nats: &[FaultyProxy], folder: &Path) -> Settings {
+    let servers: Vec<String> =
+        source.iter().map(|proxy| format!("mysql://{USER}@127.0.0.1:{}", proxy.port())).collect();
     let urls: Vec<String> = nats.iter().map(|proxy| format!("nats://127.0.0.1:{}", proxy.port())).collect();
     let outbox = [("table", TABLE), ("stream", STREAM), ("subject", "orders.{aggregate_type}.{type}")];
     let outbox: BTreeMap<_, _> =
         outbox.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
     Settings::default()
-        .set("source.url", format!("mysql://{USER}@127.0.0.1:{}", source.port()))
+        .set("source.urls", servers)
         .set("source.password_file", folder.join("password").display().to_string())
         .set("source.heartbeat", "1s")
         // So that large transactions take the way of those that are larger than the buffer.

@@ -13,6 +13,7 @@ use mysql_async::{Conn, Opts};
 use outbox_bridge_tests::{Event, TABLE};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// How long a producer waits before it tries to reach a server again that is gone.
@@ -53,15 +54,15 @@ pub(crate) struct Producers {
 }
 
 impl Producers {
-    /// Starts to write to the server at `opts`, whose tables are there.
-    pub(crate) fn start(opts: &Opts, seed: u64) -> Self {
+    /// Starts to write to the server that `writable` names at the time, whose tables are there.
+    pub(crate) fn start(writable: &watch::Receiver<Option<Opts>>, seed: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let committed = Arc::new(AtomicU64::new(0));
         let tasks = HABITS.into_iter().zip(0_u64..).map(|(habit, number)| {
             let producer = Producer {
                 name: format!("producer-{number}"),
                 habit,
-                opts: opts.clone(),
+                writable: writable.clone(),
                 random: SmallRng::seed_from_u64(seed.wrapping_mul(1_000).wrapping_add(number)),
                 rows: 0,
                 turns: 0,
@@ -101,7 +102,7 @@ impl Producers {
 struct Producer {
     name: String,
     habit: Habit,
-    opts: Opts,
+    writable: watch::Receiver<Option<Opts>>,
     random: SmallRng,
     rows: u64,
     turns: u64,
@@ -114,8 +115,7 @@ type Done = Result<(), mysql_async::Error>;
 impl Producer {
     async fn run(mut self) -> Result<()> {
         while !self.is_stopped() {
-            let connecting = tokio::time::timeout(CONNECT_LIMIT, Conn::new(self.opts.clone()));
-            let Ok(Ok(mut conn)) = connecting.await else {
+            let Some(mut conn) = self.connect().await else {
                 tokio::time::sleep(RECONNECT_PAUSE).await;
                 continue;
             };
@@ -131,6 +131,12 @@ impl Producer {
             tokio::time::sleep(RECONNECT_PAUSE).await;
         }
         Ok(())
+    }
+
+    async fn connect(&self) -> Option<Conn> {
+        let opts = self.writable.borrow().clone()?;
+        let connecting = tokio::time::timeout(CONNECT_LIMIT, Conn::new(opts));
+        connecting.await.ok()?.ok()
     }
 
     fn is_stopped(&self) -> bool {
@@ -280,12 +286,25 @@ impl Producer {
 
 const XAER_NOTA: u16 = 1397;
 
-/// What a server says as it goes; a deadlock or a wait for a lock that was too long; a definition that a killed
+/// What a server says as it goes, or when it takes no writes as another one is to take its place; a deadlock or a wait for a lock that was too long; a definition that a killed
 /// administrator had changed already.
 fn is_usual(code: u16) -> bool {
     matches!(
         code,
-        1053 | 1152 | 1927 | 3169 | 1205 | 1213 | 1317 | 1613 | 1614 | 1060 | 1061 | 1091 | XAER_NOTA
+        1053 | 1152
+            | 1927
+            | 3169
+            | 1205
+            | 1213
+            | 1317
+            | 1290
+            | 1613
+            | 1614
+            | 1836
+            | 1060
+            | 1061
+            | 1091
+            | XAER_NOTA
     )
 }
 

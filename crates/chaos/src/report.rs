@@ -20,6 +20,8 @@ pub struct Report {
     pub(crate) faults: BTreeMap<&'static str, u64>,
     /// Times that a bridge ended by itself with the code that asks its supervisor for a new start.
     pub restarts: u64,
+    /// Times that a bridge went on with another of the source's servers.
+    pub switches: usize,
     /// Events in the table at the end.
     pub committed: usize,
     /// Messages in the stream at the end.
@@ -56,6 +58,7 @@ impl Report {
             "rounds": self.rounds,
             "faults": self.faults,
             "restarts": self.restarts,
+            "switches": self.switches,
             "committed": self.committed,
             "stored": self.stored,
             "missing": self.missing,
@@ -78,6 +81,7 @@ impl fmt::Display for Report {
             row(&format!("  {kind}"), count.to_string())?;
         }
         row("bridges that asked to be started again", self.restarts.to_string())?;
+        row("changes of the source's server", self.switches.to_string())?;
         row("events committed", self.committed.to_string())?;
         row("messages stored", self.stored.to_string())?;
         row("missing", self.missing.to_string())?;

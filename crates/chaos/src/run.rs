@@ -49,7 +49,7 @@ impl Options {
 /// The first thing that is wrong, with what had happened until then. Logs are kept.
 pub async fn run(options: &Options) -> Result<Report> {
     let mut place = Box::pin(Place::new()).await?;
-    let producers = Producers::start(&place.source.root_opts(), options.seed);
+    let producers = Producers::start(&place.writable.subscribe(), options.seed);
     let mut run = Run {
         place: &mut place,
         producers,
@@ -223,6 +223,13 @@ impl Run<'_> {
         self.report.stored = counts.stored;
         self.report.missing = counts.missing;
         self.report.doubled = counts.doubled;
+        self.report.switches = self.place.switches();
+        let descents = self.oracle.descents();
+        ensure!(
+            descents <= self.report.switches,
+            "positions went back {descents} times, and the source's server changed {} times",
+            self.report.switches
+        );
         self.report.took = self.began.elapsed();
         for bridge in std::mem::take(&mut self.place.bridges) {
             bridge.finish().await?;

@@ -38,6 +38,12 @@ pub enum Fault {
     StopSource,
     /// MySQL is frozen.
     FreezeSource,
+    /// The replica takes MySQL's place, and the old primary comes back as its replica at the end. All that was committed is
+    /// awaited there first, so nothing is lost by the servers.
+    SwitchSource {
+        /// The primary is killed with -9 under load, or stopped when nobody writes any more.
+        killed: bool,
+    },
     /// A NATS server is killed with -9, and started again at the end.
     KillNode(usize),
     /// A NATS server is stopped in good order, and started again at the end.
@@ -78,6 +84,8 @@ impl Fault {
             Self::KillSource => "MySQL killed",
             Self::StopSource => "MySQL stopped",
             Self::FreezeSource => "MySQL frozen",
+            Self::SwitchSource { killed: true } => "MySQL killed and replaced by its replica",
+            Self::SwitchSource { killed: false } => "MySQL stopped and replaced by its replica",
             Self::KillNode(_) => "NATS server killed",
             Self::StopNode(_) => "NATS server stopped",
             Self::FreezeNode(_) => "NATS server frozen",
@@ -106,7 +114,11 @@ impl fmt::Display for Fault {
             | Self::FreezeNode(index)
             | Self::IsolateNode(index) => write!(f, " (server {index})"),
             Self::KillMajority { survivor } => write!(f, " (all but server {survivor})"),
-            Self::KillSource | Self::StopSource | Self::FreezeSource | Self::StepDown => Ok(()),
+            Self::KillSource
+            | Self::StopSource
+            | Self::FreezeSource
+            | Self::SwitchSource { .. }
+            | Self::StepDown => Ok(()),
             Self::Cut(link) | Self::Stall(link) | Self::Down(link) => write!(f, " ({link:?})"),
             Self::Truncate(link, direction, bytes) => {
                 write!(f, " ({link:?}, {direction:?}, after {bytes} bytes)")
@@ -183,10 +195,12 @@ fn bridge_fault(random: &mut SmallRng, bridge: usize) -> (Fault, std::ops::Range
 }
 
 fn source_fault(random: &mut SmallRng) -> (Fault, std::ops::Range<u64>) {
-    match random.random_range(0..4) {
+    match random.random_range(0..8) {
         0..2 => (Fault::KillSource, 0..2_000),
         2 => (Fault::StopSource, 0..1_000),
-        _ => (Fault::FreezeSource, 500..6_000),
+        3 => (Fault::FreezeSource, 500..6_000),
+        4..6 => (Fault::SwitchSource { killed: true }, 0..4_000),
+        _ => (Fault::SwitchSource { killed: false }, 0..4_000),
     }
 }
 
@@ -224,7 +238,7 @@ mod tests {
     fn target(fault: Fault) -> usize {
         match fault {
             Fault::KillBridge(index) | Fault::FreezeBridge(index) | Fault::StopBridge(index) => index,
-            Fault::KillSource | Fault::StopSource | Fault::FreezeSource => 10,
+            Fault::KillSource | Fault::StopSource | Fault::FreezeSource | Fault::SwitchSource { .. } => 10,
             Fault::KillNode(_)
             | Fault::StopNode(_)
             | Fault::FreezeNode(_)
