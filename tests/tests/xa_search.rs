@@ -34,8 +34,10 @@ fn source(server: &MySql) -> LogSource {
         headers: HeadersColumn::None,
         content_type: None,
         partition_key: None,
+        created_at: "created_at".into(),
     };
     let outbox = Outbox {
+        retention: None,
         table: TableName { schema: "shop".into(), table: "outbox".into() },
         stream: "S".into(),
         subject: SubjectTemplate::parse("events.{type}").expect("a template"),

@@ -203,6 +203,7 @@ impl Field {
 fn outbox() -> Option<Outbox> {
     let (schema, table) = TABLE.split_once('.')?;
     Some(Outbox {
+        retention: None,
         table: TableName { schema: schema.to_owned(), table: table.to_owned() },
         stream: STREAM.to_owned(),
         subject: SubjectTemplate::parse("orders.{aggregate_type}.{type}").ok()?,
@@ -216,6 +217,7 @@ fn outbox() -> Option<Outbox> {
             headers: HeadersColumn::IfPresent("headers".to_owned()),
             content_type: None,
             partition_key: None,
+            created_at: "created_at".to_owned(),
         },
     })
 }

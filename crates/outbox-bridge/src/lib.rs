@@ -1,9 +1,11 @@
 //! Outbox Bridge: committed rows of a MySQL outbox table become JetStream messages, exactly once and in commit order.
 
 pub mod admin;
+mod audit;
 pub(crate) mod backfill;
 mod backoff;
 pub mod checkpoint;
+mod cleanup;
 pub mod cli;
 pub mod config;
 pub mod decode;

@@ -75,6 +75,22 @@ pub mod names {
     pub const CHECKPOINT_WRITES: &str = "outbox_checkpoint_writes_total";
     /// Age of the last checkpoint.
     pub const CHECKPOINT_AGE: &str = "outbox_checkpoint_age_seconds";
+    /// Rows deleted from outbox tables.
+    pub const CLEANUP_DELETED: &str = "outbox_cleanup_deleted_rows_total";
+    /// Failures to delete.
+    pub const CLEANUP_ERRORS: &str = "outbox_cleanup_errors_total";
+    /// How late the clean-up is.
+    pub const CLEANUP_OVERDUE: &str = "outbox_cleanup_overdue_seconds";
+    /// Rows that were compared with the stream.
+    pub const AUDIT_CHECKED: &str = "outbox_audit_checked_rows_total";
+    /// Events that a stream lacks.
+    pub const AUDIT_MISSING: &str = "outbox_audit_missing_total";
+    /// Events that a stream holds twice.
+    pub const AUDIT_DOUBLED: &str = "outbox_audit_doubled_total";
+    /// Messages out of order.
+    pub const AUDIT_REORDERED: &str = "outbox_audit_reordered_total";
+    /// Audits that failed.
+    pub const AUDIT_ERRORS: &str = "outbox_audit_errors_total";
     /// Whether the bridge is ready.
     pub const READY: &str = "outbox_ready_state";
     /// Whether the bridge holds the lease.
@@ -117,6 +133,14 @@ pub const METRICS: &[Metric] = &[
     metric(names::NATS_RECONNECTS, C, Unit::Count, &[], "Connections to NATS that were lost."),
     metric(names::CHECKPOINT_WRITES, C, Unit::Count, &[], "Checkpoints written."),
     metric(names::CHECKPOINT_AGE, G, Unit::Seconds, &[], "Time since the last checkpoint was written."),
+    metric(names::CLEANUP_DELETED, C, Unit::Count, &["table"], "Published rows that were deleted from an outbox table."),
+    metric(names::CLEANUP_ERRORS, C, Unit::Count, &["table"], "Times that rows could not be deleted."),
+    metric(names::CLEANUP_OVERDUE, G, Unit::Seconds, &["table"], "For how long the oldest row that may be deleted should have been; 0 when none is left."),
+    metric(names::AUDIT_CHECKED, C, Unit::Count, &["stream"], "Comparisons of a row with what its stream holds."),
+    metric(names::AUDIT_MISSING, C, Unit::Count, &["stream"], "Events that the outbox table has and the stream lacks."),
+    metric(names::AUDIT_DOUBLED, C, Unit::Count, &["stream"], "Events that the stream holds more than once."),
+    metric(names::AUDIT_REORDERED, C, Unit::Count, &["stream"], "Messages that stand before one that was committed earlier."),
+    metric(names::AUDIT_ERRORS, C, Unit::Count, &["stream"], "Audits that could not be made."),
     metric(names::READY, G, Unit::Count, &[], "1 if the bridge is ready, else 0."),
     metric(names::LEADER, G, Unit::Count, &[], "1 if this bridge publishes, 0 if it stands by."),
     metric(names::START_TIME, G, Unit::Seconds, &[], "When the process started, in seconds since the epoch."),
@@ -240,6 +264,58 @@ impl StreamMetrics {
     }
 }
 
+/// Handles of one table's clean-up.
+#[derive(Debug, Clone)]
+pub(crate) struct CleanupMetrics {
+    /// Deleted rows.
+    pub(crate) deleted: Counter,
+    /// Failures.
+    pub(crate) errors: Counter,
+    /// How late it is, in seconds.
+    pub(crate) overdue: Gauge,
+}
+
+impl CleanupMetrics {
+    /// Handles for `table`.
+    pub(crate) fn new(table: &str) -> Self {
+        let label = || [("table", table.to_owned())];
+        Self {
+            deleted: counter!(names::CLEANUP_DELETED, &label()),
+            errors: counter!(names::CLEANUP_ERRORS, &label()),
+            overdue: gauge!(names::CLEANUP_OVERDUE, &label()),
+        }
+    }
+}
+
+/// Handles of one stream's audit.
+#[derive(Debug, Clone)]
+pub(crate) struct AuditMetrics {
+    /// Rows compared.
+    pub(crate) checked: Counter,
+    /// Events missing.
+    pub(crate) missing: Counter,
+    /// Events held twice.
+    pub(crate) doubled: Counter,
+    /// Messages out of order.
+    pub(crate) reordered: Counter,
+    /// Audits that failed.
+    pub(crate) errors: Counter,
+}
+
+impl AuditMetrics {
+    /// Handles for `stream`.
+    pub(crate) fn new(stream: &str) -> Self {
+        let label = || [("stream", stream.to_owned())];
+        Self {
+            checked: counter!(names::AUDIT_CHECKED, &label()),
+            missing: counter!(names::AUDIT_MISSING, &label()),
+            doubled: counter!(names::AUDIT_DOUBLED, &label()),
+            reordered: counter!(names::AUDIT_REORDERED, &label()),
+            errors: counter!(names::AUDIT_ERRORS, &label()),
+        }
+    }
+}
+
 /// Handles of the bridge as a whole.
 #[derive(Debug, Clone)]
 pub struct BridgeMetrics {
@@ -320,6 +396,8 @@ mod tests {
         metrics::with_local_recorder(&recorder, || {
             describe();
             let bridge = BridgeMetrics::new();
+            CleanupMetrics::new("a.b").deleted.increment(1);
+            AuditMetrics::new("S").checked.increment(1);
             let stream = StreamMetrics::new("S");
             stream.events_published("a.b").increment(1);
             stream.resumed("timeout");

@@ -8,8 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{Component, Readiness},
+    audit::Auditor,
     backoff::Backoff,
     checkpoint::{CheckpointError, KvCheckpoints},
+    cleanup::Cleaner,
     config::{self, Config, PublishMode},
     exit::{Exit, report},
     lead::Leadership,
@@ -102,7 +104,13 @@ pub async fn run(
         let source = LogSource::new(log_options(&config), route_maker(&config, &streams));
         let options = pipeline_options(&config, instance.clone(), streams.clone());
         let pipeline = Pipeline::new(source, wires, checkpoints, options, readiness.clone());
-        let pipeline = pipeline.telling(point.clone());
+        let (covered, covering) = watch::channel(None);
+        let pipeline = pipeline.telling(point.clone()).covering(covered);
+        let auditor =
+            Auditor::new(&config, connect_options(&config.source), context.clone(), covering.clone());
+        let _auditor = auditor.map(|auditor| AbortOnDrop(tokio::spawn(auditor.run())));
+        let cleaner = Cleaner::new(&config, connect_options(&config.source), covering);
+        let _cleaner = cleaner.map(|cleaner| AbortOnDrop(tokio::spawn(cleaner.run())));
         let ended = tokio::select! {
             biased;
             // Not drained: from now on another one may be at work.
@@ -137,6 +145,7 @@ pub(crate) fn pipeline_options(config: &Config, instance: String, streams: Vec<S
         checkpoint_interval: config.checkpoint.interval,
         start: config.source.start.clone(),
         streams,
+        tables: config.outboxes.iter().map(|outbox| outbox.table.to_string()).collect(),
         writer: WriterOptions {
             stream: String::new(),
             mode: Mode::Pipelined,

@@ -13,6 +13,7 @@ mod held;
 mod lanes;
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -297,11 +298,18 @@ impl Backfill<'_> {
                 sequence: stored.sequence,
                 position: stored.position.as_ref().map(ToString::to_string),
             }));
-            let checkpoint = new_checkpoint(&self.instance, point.clone(), streams.collect());
+            let checkpoint = new_checkpoint(&self.instance, point.clone(), streams.collect(), self.since());
             self.save(&checkpoint, Some(revision)).await?;
         }
         tell(&progress);
         Ok(Outcome { progress, finished, point: point.to_string(), without_rows })
+    }
+
+    /// Since when the tables are read without a gap: all that was ever in them is published now, unless only a part was
+    /// asked for.
+    fn since(&self) -> BTreeMap<String, u64> {
+        let tables = self.config.outboxes.iter().map(|outbox| (outbox.table.to_string(), 0));
+        if self.request.range.from.is_none() { tables.collect() } else { BTreeMap::new() }
     }
 
     async fn describe(
@@ -434,7 +442,8 @@ impl Backfill<'_> {
                 Tail::Empty { .. } => None,
             },
         }));
-        let mut checkpoint = new_checkpoint(&self.instance, point.clone(), streams.collect());
+        let mut checkpoint =
+            new_checkpoint(&self.instance, point.clone(), streams.collect(), BTreeMap::new());
         checkpoint.version = BACKFILL_VERSION;
         checkpoint.backfill = Some(UnfinishedBackfill { run: run.to_owned() });
         self.save(&checkpoint, revision).await

@@ -35,6 +35,10 @@ pub struct Checkpoint {
     pub point: LogPoint,
     /// What each stream held then.
     pub streams: BTreeMap<String, StreamPoint>,
+    /// Since when each configured outbox table has been read without a gap, by the server's clock in microseconds since the
+    /// epoch, by `schema.table`. What was inserted earlier may never have been seen.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub since: BTreeMap<String, u64>,
     /// When it was written, in seconds since the epoch.
     pub written_seconds: u64,
     /// The backfill that has begun and not ended: until it has, nothing may be read from the log. The point is the place where

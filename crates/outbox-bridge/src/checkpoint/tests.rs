@@ -37,6 +37,7 @@ fn checkpoint() -> impl Strategy<Value = Checkpoint> {
                     instance: "this".to_owned(),
                     point,
                     streams,
+                    since: BTreeMap::from([("shop.outbox".to_owned(), written_seconds)]),
                     written_seconds,
                     backfill,
                 }

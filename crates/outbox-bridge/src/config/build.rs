@@ -10,8 +10,8 @@ use super::outbox::is_plain_name;
 use super::problem::{ConfigError, Fault};
 use super::reader::{Choice, Section};
 use super::{
-    Checkpoint, Config, Http, Lease, Log, LogFormat, Outbox, Publish, PublishMode, Retry, Shutdown, nats,
-    outbox, source,
+    Audit, Checkpoint, Cleanup, Config, Http, Lease, Log, LogFormat, Outbox, Publish, PublishMode, Retry,
+    Shutdown, nats, outbox, source,
 };
 
 impl Choice for PublishMode {
@@ -37,6 +37,8 @@ pub(super) fn build(layers: &Layers) -> Result<Config, ConfigError> {
     let source = source::read(&section("source"));
     let nats = nats::read(&section("nats"));
     let outboxes = read_outboxes(layers, &top);
+    let cleanup = read_cleanup(&section("cleanup"));
+    let audit = read_audit(&section("audit"));
     let publish = read_publish(&section("publish"));
     let checkpoint = read_checkpoint(&section("checkpoint"));
     let lease = Lease { ttl: section("lease").duration("ttl") };
@@ -51,6 +53,8 @@ pub(super) fn build(layers: &Layers) -> Result<Config, ConfigError> {
             source,
             nats,
             outboxes,
+            cleanup,
+            audit,
             publish,
             checkpoint,
             lease,
@@ -107,6 +111,18 @@ fn refuse_conflict(section: &Section<'_>, earlier: &Outbox, outbox: &Outbox) {
         );
         section.problem("subject", Fault::new(cause, "begin the two subjects with different words"));
     }
+}
+
+fn read_cleanup(section: &Section<'_>) -> Cleanup {
+    Cleanup {
+        interval: section.duration("interval"),
+        batch_rows: section.integer("batch_rows"),
+        pause: section.duration("pause"),
+    }
+}
+
+fn read_audit(section: &Section<'_>) -> Audit {
+    Audit { interval: section.optional_duration("interval"), rows: section.integer("rows") }
 }
 
 fn read_publish(section: &Section<'_>) -> Publish {

@@ -79,6 +79,7 @@ const fn milliseconds(min: u64, max: u64) -> Kind {
 }
 
 const HOUR: u64 = 3_600_000;
+const DAY: u64 = 24 * HOUR;
 
 use Kind::{Choice, File, Flag, Integer, Secret, Size, Text, Texts};
 use Presence::{Default, Optional, Required};
@@ -145,6 +146,19 @@ pub const KEYS: &[Key] = &[
         "The column with a JSON object of further headers; by default `headers` if the table has it. Empty: none."),
     key("outbox.columns.content_type", Text, Optional, "The column with the body's media type; by default all bodies are `application/json`."),
     key("outbox.columns.partition_key", Text, Optional, "The column with the ordering key; by default it is the aggregate's id."),
+
+    key("outbox.columns.created_at", Text, Default("created_at"),
+        "The column with the time of the insert, a `TIMESTAMP` that the server fills; only clean-up and audit read it."),
+    key("outbox.retention", milliseconds(0, 3_650 * DAY), Optional,
+        "How long published rows stay in the table, for instance `7d`; after that the bridge deletes them. By default it never does."),
+
+    key("cleanup.interval", milliseconds(100, DAY), Default("1m"), "How long clean-up rests when it has found nothing more to delete."),
+    key("cleanup.batch_rows", Integer { min: 1, max: 4_000 }, Default("500"), "Rows that clean-up deletes in one transaction."),
+    key("cleanup.pause", milliseconds(0, HOUR), Default("100ms"), "How long clean-up rests after each transaction."),
+
+    key("audit.interval", milliseconds(100, DAY), Optional,
+        "How often the newest rows of each outbox table are compared with what its stream holds, for instance `1m`. By default they are not."),
+    key("audit.rows", Integer { min: 1, max: 10_000 }, Default("1000"), "How many of the newest rows the audit compares."),
 
     key("publish.mode", Choice(&["auto", "fast", "pipelined", "durable"]), Default("auto"),
         "How to publish: `fast` needs nats-server 2.14 and `allow_batched` on the stream, and `auto` takes it where it is to be had; `durable` (2.12.1, `allow_atomic`) stores whole transactions at once, which suits servers with `sync_interval: always`."),

@@ -44,6 +44,10 @@ pub struct Config {
     pub nats: Nats,
     /// The outbox tables; at least one, no table twice.
     pub outboxes: Vec<Outbox>,
+    /// How published rows are deleted, where an outbox has a retention.
+    pub cleanup: Cleanup,
+    /// How the streams are compared with the tables.
+    pub audit: Audit,
     /// How messages are written.
     pub publish: Publish,
     /// How progress is recorded.
@@ -58,6 +62,26 @@ pub struct Config {
     pub log: Log,
     /// How to stop.
     pub shutdown: Shutdown,
+}
+
+/// How published rows are deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cleanup {
+    /// How long to rest when there is nothing more to delete.
+    pub interval: Duration,
+    /// Rows in one transaction.
+    pub batch_rows: u32,
+    /// How long to rest after each transaction.
+    pub pause: Duration,
+}
+
+/// How the streams are compared with the tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    /// How long to rest between two looks; `None`: there are none.
+    pub interval: Option<Duration>,
+    /// How many of a table's newest rows to look at.
+    pub rows: u32,
 }
 
 /// How messages are written to the streams.

@@ -1,6 +1,7 @@
 //! `[[outbox]]`: which table goes to which stream, under which subjects.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::problem::Fault;
 use super::reader::Section;
@@ -19,6 +20,8 @@ pub struct Outbox {
     pub source: Option<String>,
     /// Which column holds what.
     pub columns: Columns,
+    /// How long published rows stay in the table; `None`: for ever.
+    pub retention: Option<Duration>,
 }
 
 /// Which column of an outbox table holds what.
@@ -40,6 +43,8 @@ pub struct Columns {
     pub content_type: Option<String>,
     /// The ordering key; `None`: the aggregate's id.
     pub partition_key: Option<String>,
+    /// The time of the insert, for clean-up and audit.
+    pub created_at: String,
 }
 
 /// The column with further headers.
@@ -92,7 +97,8 @@ pub(super) fn read(section: &Section<'_>) -> Option<Outbox> {
     });
     let source = section.parsed("source", parse_source);
     let columns = read_columns(section);
-    Some(Outbox { table: table?, stream: stream?, subject: subject?, source, columns: columns? })
+    let retention = section.optional_duration("retention");
+    Some(Outbox { table: table?, stream: stream?, subject: subject?, source, columns: columns?, retention })
 }
 
 fn read_columns(section: &Section<'_>) -> Option<Columns> {
@@ -108,6 +114,7 @@ fn read_columns(section: &Section<'_>) -> Option<Columns> {
         headers: headers.unwrap_or_else(|| HeadersColumn::IfPresent("headers".to_owned())),
         content_type: column("columns.content_type"),
         partition_key: column("columns.partition_key"),
+        created_at: column("columns.created_at")?,
         id: id?,
         aggregate_type: aggregate_type?,
         aggregate_id: aggregate_id?,

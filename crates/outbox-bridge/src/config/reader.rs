@@ -169,8 +169,13 @@ impl<'a> Section<'a> {
         self.optional_integer(key).unwrap_or_default()
     }
 
-    /// A duration within the limits of the table.
+    /// As [`Self::optional_duration`], for a key with a default.
     pub(super) fn duration(&self, key: &str) -> Duration {
+        self.optional_duration(key).unwrap_or_default()
+    }
+
+    /// A duration within the limits of the table.
+    pub(super) fn optional_duration(&self, key: &str) -> Option<Duration> {
         let Kind::Duration { min, max } = self.entry(key).kind else { unreachable!("{key} is no duration") };
         let remedy = format!(
             "write a duration such as \"5s\" or \"250ms\", from {} to {}",
@@ -182,7 +187,7 @@ impl<'a> Section<'a> {
             Some(_) => Err(Fault::new(format!("{text:?} is out of its limits"), remedy.clone())),
             None => Err(Fault::new(format!("{text:?} is not a duration"), remedy.clone())),
         };
-        self.parsed(key, parse).unwrap_or_default()
+        self.parsed(key, parse)
     }
 
     /// A size within the limits of the table.

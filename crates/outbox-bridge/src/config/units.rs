@@ -72,7 +72,8 @@ impl FromStr for ByteSize {
     }
 }
 
-const DURATION_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const DURATION_UNITS: [(&str, u64); 5] =
+    [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// A duration from text such as `"250ms"`, `"5s"`, `"2m"` or `"1h"`; `None` if it is not one.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
@@ -131,9 +132,14 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, milliseconds) in
-            [("250ms", 250), ("5s", 5_000), ("2m", 120_000), ("1h", 3_600_000), ("0s", 0)]
-        {
+        for (text, milliseconds) in [
+            ("250ms", 250),
+            ("5s", 5_000),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+            ("7d", 604_800_000),
+            ("0s", 0),
+        ] {
             let duration = Duration::from_millis(milliseconds);
             assert_eq!(parse_duration(text), Some(duration), "{text}");
             assert_eq!(parse_duration(&format_duration(duration)), Some(duration));

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{PipelineError, PipelineOptions};
+use super::{Covered, PipelineError, PipelineOptions};
 use crate::{
     admin::{Component, Readiness},
     checkpoint::{Checkpoint, CheckpointError, Checkpoints, FORMAT_VERSION, LogPoint, StreamPoint},
@@ -38,6 +38,7 @@ pub(super) struct Lane {
 /// A point that may be checkpointed once each lane has done as much as was routed to it then.
 pub(super) struct Snapshot {
     point: LogPoint,
+    end: (String, u64),
     routed: Vec<u64>,
 }
 
@@ -52,6 +53,8 @@ pub(super) struct Run<'a, C> {
     pub(super) revision: &'a mut Option<u64>,
     pub(super) saved: &'a mut Option<(LogPoint, Instant)>,
     pub(super) stored: &'a watch::Sender<(String, u64)>,
+    pub(super) covered: &'a watch::Sender<Option<Covered>>,
+    pub(super) since: BTreeMap<String, u64>,
     pub(super) lanes: Vec<Lane>,
     pub(super) writers: JoinSet<Result<(), Stop>>,
     pub(super) snapshot: Option<Snapshot>,
@@ -69,6 +72,7 @@ impl<C: Checkpoints> Run<'_, C> {
         let mut reading = std::pin::pin!(reading);
         let mut tick = tokio::time::interval(self.options.checkpoint_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut end = (start.file.clone(), start.offset);
         let mut point = start;
         let mut waiting: VecDeque<(usize, Vec<Message>)> = VecDeque::new();
         let mut due = false;
@@ -80,7 +84,7 @@ impl<C: Checkpoints> Run<'_, C> {
             // checkpoint that is due is made at the next moment when nothing does.
             if due && !defined && waiting.is_empty() {
                 due = false;
-                self.checkpoint(&point).await?;
+                self.checkpoint(&point, &end).await?;
             }
             let next_lane =
                 waiting.front().and_then(|(index, _)| self.lanes.get(*index)).map(|lane| lane.input.clone());
@@ -109,7 +113,7 @@ impl<C: Checkpoints> Run<'_, C> {
                         let mut definitions = batch.point.definitions.iter();
                         defined = definitions.any(|(table, new)| known.get(table) != Some(new));
                         due |= defined;
-                        point = batch.point;
+                        (point, end) = (batch.point, batch.end);
                         self.route(batch.messages, &mut waiting);
                     }
                 }
@@ -166,24 +170,28 @@ impl<C: Checkpoints> Run<'_, C> {
     async fn checkpoint<E: std::error::Error + 'static>(
         &mut self,
         point: &LogPoint,
+        end: &(String, u64),
     ) -> Result<(), PipelineError<E>> {
         let covered = match self.snapshot.take() {
-            Some(snapshot) if self.is_covered(&snapshot) => Some(snapshot.point),
+            Some(snapshot) if self.is_covered(&snapshot) => Some((snapshot.point, snapshot.end)),
             Some(snapshot) => {
                 self.snapshot = Some(snapshot);
                 return Ok(());
             }
             None => None,
         };
-        let snapshot =
-            Snapshot { point: point.clone(), routed: self.lanes.iter().map(|lane| lane.routed).collect() };
+        let snapshot = Snapshot {
+            point: point.clone(),
+            end: end.clone(),
+            routed: self.lanes.iter().map(|lane| lane.routed).collect(),
+        };
         let covered = if self.is_covered(&snapshot) {
-            Some(snapshot.point)
+            Some((snapshot.point, snapshot.end))
         } else {
             self.snapshot = Some(snapshot);
             covered
         };
-        if let Some(point) = &covered {
+        if let Some((point, _)) = &covered {
             self.stored.send_replace((point.file.clone(), point.offset));
             self.metrics
                 .position_file
@@ -191,15 +199,26 @@ impl<C: Checkpoints> Run<'_, C> {
             self.metrics.position_offset.set(point.offset as f64);
         }
         match covered {
-            Some(point) if self.saved.as_ref().is_none_or(|(saved, _)| *saved != point) => {
-                self.save(point).await
+            Some((point, end)) if self.saved.as_ref().is_none_or(|(saved, _)| *saved != point) => {
+                self.save(point.clone()).await?;
+                self.tell_covered(&point, end);
+                Ok(())
             }
-            Some(point) => {
+            Some((point, end)) => {
                 // Nothing new; what is saved is as good as written now.
+                self.tell_covered(&point, end);
                 *self.saved = Some((point, Instant::now()));
                 Ok(())
             }
             None => Ok(()),
+        }
+    }
+
+    /// Says that everything up to `end` is stored, if the checkpoint at `point` is known to be written.
+    fn tell_covered(&self, point: &LogPoint, (file, offset): (String, u64)) {
+        if self.saved.as_ref().is_some_and(|(saved, _)| saved == point) {
+            let (server, since) = (point.server.clone(), self.since.clone());
+            self.covered.send_replace(Some(Covered { server, file, offset, since }));
         }
     }
 
@@ -218,7 +237,7 @@ impl<C: Checkpoints> Run<'_, C> {
                 (stored.sequence, stored.position.as_ref().map(ToString::to_string))
             }),
         );
-        let checkpoint = new_checkpoint(&self.options.instance, point, streams);
+        let checkpoint = new_checkpoint(&self.options.instance, point, streams, self.since.clone());
         match self.checkpoints.save(&checkpoint, *self.revision).await {
             Ok(revision) => {
                 *self.revision = Some(revision);
@@ -327,6 +346,7 @@ pub(crate) fn new_checkpoint(
     instance: &str,
     point: LogPoint,
     streams: BTreeMap<String, StreamPoint>,
+    since: BTreeMap<String, u64>,
 ) -> Checkpoint {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Checkpoint {
@@ -334,6 +354,7 @@ pub(crate) fn new_checkpoint(
         instance: instance.to_owned(),
         point,
         streams,
+        since,
         written_seconds: now.as_secs(),
         backfill: None,
     }

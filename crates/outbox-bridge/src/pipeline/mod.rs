@@ -12,7 +12,7 @@ mod reader;
 
 pub(crate) use drive::new_checkpoint;
 
-use std::future::Future;
+use std::{collections::BTreeMap, future::Future};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -60,6 +60,20 @@ pub trait Wires: Send {
     ) -> impl Future<Output = Result<(Self::Wire, StreamTraits), WireError>> + Send;
 }
 
+/// What is stored for certain: every row of an outbox table whose commit stands before this place in the log is in its
+/// stream, and a checkpoint that says so is known to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Covered {
+    /// As in [`LogPoint::server`].
+    pub server: String,
+    /// The log file.
+    pub file: String,
+    /// The offset in it.
+    pub offset: u64,
+    /// As in [`Checkpoint::since`](crate::checkpoint::Checkpoint::since).
+    pub since: BTreeMap<String, u64>,
+}
+
 /// Settings of the pipeline.
 #[derive(Debug, Clone)]
 pub struct PipelineOptions {
@@ -73,6 +87,8 @@ pub struct PipelineOptions {
     pub start: StartPosition,
     /// The streams in the order of the indices that the source uses.
     pub streams: Vec<String>,
+    /// The outbox tables, as `schema.table`.
+    pub tables: Vec<String>,
     /// Limits and times of the writers; `stream` and `mode` are set for each.
     pub writer: WriterOptions,
     /// How long a shutdown may take.
@@ -131,6 +147,8 @@ pub struct Pipeline<S, W, C> {
     revision: Option<u64>,
     saved: Option<(LogPoint, Instant)>,
     stored: watch::Sender<(String, u64)>,
+    covered: watch::Sender<Option<Covered>>,
+    since: BTreeMap<String, u64>,
 }
 
 type Failure<S> = PipelineError<<S as Source>::Error>;
@@ -147,7 +165,16 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
             revision: None,
             saved: None,
             stored: watch::Sender::default(),
+            covered: watch::Sender::default(),
+            since: BTreeMap::new(),
         }
+    }
+
+    /// Lets `covered` know what is stored for certain, with each checkpoint that is due, whether it says anything new or not.
+    #[must_use]
+    pub fn covering(mut self, covered: watch::Sender<Option<Covered>>) -> Self {
+        self.covered = covered;
+        self
     }
 
     /// Lets `stored` know the place in the log up to which everything is stored, as file and offset, about as often as
@@ -234,7 +261,8 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         let backoff = self.backoff(2);
         let (batches, incoming) = mpsc::channel(1);
         let start = plan.start.clone();
-        let Self { source, checkpoints, options, readiness, revision, saved, stored, .. } = self;
+        let since = self.since.clone();
+        let Self { source, checkpoints, options, readiness, revision, saved, stored, covered, .. } = self;
         let mut run = Run {
             checkpoints,
             options,
@@ -242,6 +270,8 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
             revision,
             saved,
             stored,
+            covered,
+            since,
             lanes,
             writers,
             snapshot: None,
@@ -312,6 +342,9 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
             }
             None => (self.plan_without_checkpoint(&states).await?, None),
         };
+        // Only now, when it is known where reading begins: what is inserted later is read.
+        let known = loaded.as_ref().map(|(checkpoint, _)| &checkpoint.since);
+        self.since = self.since(known).await.map_err(|error| (Component::Source, error))?;
         // Claimed before anything is published or reported as ready: from here on an older instance steps down, and a
         // crash in the next moment begins again at this very point.
         let streams = match &loaded {
@@ -326,7 +359,7 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         };
         let point =
             loaded.as_ref().map_or_else(|| plan.start.clone(), |(checkpoint, _)| checkpoint.point.clone());
-        let claim = new_checkpoint(&self.options.instance, point.clone(), streams);
+        let claim = new_checkpoint(&self.options.instance, point.clone(), streams, self.since.clone());
         self.revision = Some(self.checkpoints.save(&claim, revision).await.map_err(checkpoint)?);
         self.saved = Some((point, Instant::now()));
         self.readiness.set_ready(Component::Nats);
@@ -337,6 +370,23 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
             "starting"
         );
         Ok((plan, wires))
+    }
+
+    /// Since when each table is read: as known, or from now on. A table that is not configured any more is forgotten, since
+    /// its rows are passed over.
+    async fn since(
+        &mut self,
+        known: Option<&BTreeMap<String, u64>>,
+    ) -> Result<BTreeMap<String, u64>, Failure<S>> {
+        let mut since = BTreeMap::new();
+        for table in &self.options.tables {
+            let time = match known.and_then(|known| known.get(table)) {
+                Some(time) => *time,
+                None => self.source.now().await.map_err(PipelineError::Source)?,
+            };
+            since.insert(table.clone(), time);
+        }
+        Ok(since)
     }
 
     async fn plan_without_checkpoint(

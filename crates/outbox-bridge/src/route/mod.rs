@@ -48,6 +48,14 @@ pub enum RouteError {
     },
 }
 
+/// An event id that the table keeps as bytes, as the message names it.
+pub(crate) fn id_of_bytes(bytes: &[u8]) -> String {
+    match <[u8; 16]>::try_from(bytes) {
+        Ok(bytes) => uuid::Uuid::from_bytes(bytes).to_string(),
+        Err(_) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+    }
+}
+
 /// One outbox table: which stream it goes to, and how.
 #[derive(Debug, Clone)]
 pub struct Route {
@@ -245,10 +253,7 @@ impl Route {
     /// Sixteen bytes are a UUID; other bytes become hexadecimal digits.
     fn id(&self, value: Option<&Value>, column: &str) -> Result<String, RouteError> {
         match value {
-            Some(Value::Bytes(bytes)) => Ok(match <[u8; 16]>::try_from(&**bytes) {
-                Ok(bytes) => uuid::Uuid::from_bytes(bytes).to_string(),
-                Err(_) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
-            }),
+            Some(Value::Bytes(bytes)) => Ok(id_of_bytes(bytes)),
             Some(Value::Text(text)) if text.as_str().is_empty() => Err(RouteError::Missing {
                 table: self.table.to_string(),
                 column: column.into(),

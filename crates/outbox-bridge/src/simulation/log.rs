@@ -139,6 +139,10 @@ impl Source for SimulatedSource {
         Ok(self.log.point(0))
     }
 
+    async fn now(&mut self) -> Result<u64, Lost> {
+        Ok(0)
+    }
+
     async fn open(&mut self, point: &LogPoint) -> Result<(), Lost> {
         tokio::time::sleep(Duration::from_millis(self.random.random_range(0..50))).await;
         if self.random.random_ratio(1, 10) {
@@ -177,6 +181,8 @@ impl Source for SimulatedSource {
                 (self.done, self.rows) = (self.done + 1, 0);
             }
         }
-        Ok(Batch { messages, point: self.log.point(self.done) })
+        let point = self.log.point(self.done);
+        let end = (point.file.clone(), point.offset);
+        Ok(Batch { messages, point, end })
     }
 }

@@ -69,6 +69,7 @@ impl Simulation {
     fn start(&mut self, shutdown: CancellationToken) -> Run {
         self.instances += 1;
         let options = PipelineOptions {
+            tables: Vec::new(),
             instance: format!("instance {}", self.instances),
             checkpoint_key: "bridge".into(),
             checkpoint_interval: Duration::from_secs(1),

@@ -88,6 +88,20 @@ pub(crate) async fn log_end(connection: &mut Connection) -> Result<Option<LogEnd
     Ok(Some(LogEnd { file, offset, executed }))
 }
 
+/// The server's clock, in microseconds since the epoch.
+pub(crate) async fn clock_micros(connection: &mut Connection) -> Result<u64, ConnectionError> {
+    let sql = "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS UNSIGNED) AS micros";
+    let rows = connection.query(sql).await?;
+    let micros = rows.first().and_then(|row| row.get("micros")?.parse().ok());
+    micros.ok_or_else(|| ConnectionError::protocol("the server does not tell the time"))
+}
+
+/// Where the log ends, as file and offset.
+pub(crate) async fn log_place(connection: &mut Connection) -> Result<Option<(String, u64)>, ConnectionError> {
+    let row = log_status(connection).await?;
+    Ok(row.and_then(|row| Some((row.get("File")?.to_owned(), row.get("Position")?.parse().ok()?))))
+}
+
 /// The files of the log, oldest first.
 pub(crate) async fn log_files(connection: &mut Connection) -> Result<Vec<String>, ConnectionError> {
     let rows = connection.query("SHOW BINARY LOGS").await?;

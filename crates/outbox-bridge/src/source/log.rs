@@ -328,7 +328,7 @@ impl LogSource {
         let (foreign_rows, transactions) = open.assembler.take_counts();
         self.metrics.foreign_rows.increment(foreign_rows);
         self.metrics.transactions.increment(transactions);
-        Ok(Batch { messages, point: open.assembler.point() })
+        Ok(Batch { messages, point: open.assembler.point(), end: open.assembler.reached() })
     }
 }
 
@@ -374,6 +374,11 @@ impl Source for LogSource {
                 Ok(point(file, 4, at, Some(set.to_string())))
             }
         }
+    }
+
+    async fn now(&mut self) -> Result<u64, LogError> {
+        let (mut connection, _) = self.connect().await?;
+        Ok(find::clock_micros(&mut connection).await?)
     }
 
     async fn open(&mut self, point: &LogPoint) -> Result<(), LogError> {

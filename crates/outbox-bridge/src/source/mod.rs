@@ -11,6 +11,7 @@ mod raw;
 mod stream;
 pub(crate) mod table;
 
+pub(crate) use find::{clock_micros, log_place};
 pub(crate) use lag::bytes_behind;
 pub use lag::watch_lag;
 pub(crate) use log::ServerIdentity;

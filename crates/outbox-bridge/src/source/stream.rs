@@ -11,6 +11,9 @@ pub struct Batch {
     pub messages: Vec<(usize, Message)>,
     /// Everything up to here is in this batch or was in an earlier one.
     pub point: LogPoint,
+    /// Where that ends, as file and offset: `point` names the beginning of the last transaction, and on a server that has
+    /// gone quiet no other follows.
+    pub end: (String, u64),
 }
 
 /// Where committed outbox rows come from.
@@ -24,6 +27,13 @@ pub trait Source: Send {
     ///
     /// If the server cannot say, or does not have that place any more.
     fn first_point(&mut self) -> impl Future<Output = Result<LogPoint, Self::Error>> + Send;
+
+    /// The server's clock, in microseconds since the epoch.
+    ///
+    /// # Errors
+    ///
+    /// If the server cannot be asked.
+    fn now(&mut self) -> impl Future<Output = Result<u64, Self::Error>> + Send;
 
     /// Begins to read at `point`, whatever was read before.
     ///

@@ -120,6 +120,9 @@ pub struct Assembler {
     group: Option<Group>,
     /// The point behind all that is done.
     point: (String, u64, At),
+    /// Behind the last event that was read, and behind the last after which nothing was open.
+    read_to: (Arc<str>, u64),
+    reached: (Arc<str>, u64),
     /// The group that waits for a replay or a search.
     waiting: Option<Waiting>,
     foreign_rows: u64,
@@ -161,6 +164,8 @@ impl Assembler {
             prepared: prepared.collect(),
             group: None,
             point: (point.file.clone(), point.offset, point.at.clone()),
+            read_to: (point.file.as_str().into(), point.offset),
+            reached: (point.file.as_str().into(), point.offset),
             waiting: None,
             foreign_rows: 0,
             transactions: 0,
@@ -216,6 +221,18 @@ impl Assembler {
         }
     }
 
+    /// Where the part of the log ends from which everything that is committed has been let out.
+    ///
+    /// Events of a compressed transaction have no place of their own; it is closed by one of them, and then all of it has
+    /// been taken.
+    #[must_use]
+    pub fn reached(&mut self) -> (String, u64) {
+        if self.group.is_none() && self.waiting.is_none() && self.scan_until.is_none() {
+            self.reached.clone_from(&self.read_to);
+        }
+        (self.reached.0.to_string(), self.reached.1)
+    }
+
     /// Takes the definition of the table of a route, as asked for by [`Step::Define`].
     pub fn define(&mut self, route: usize, definition: Vec<ColumnDefinition>) {
         self.rows.define(route, Arc::new(definition));
@@ -238,6 +255,9 @@ impl Assembler {
                 return self.scan(event);
             }
             self.scan_until = None;
+        }
+        if raw.header.end_offset != 0 {
+            self.read_to = (self.file.clone(), u64::from(raw.header.end_offset));
         }
         match event {
             Event::Rotate { file, offset } => self.rotate(raw, file, offset),
@@ -329,6 +349,7 @@ impl Assembler {
         if self.file_number != log_file_number(&file).unwrap_or_default() || *self.file != *file {
             self.file_number = log_file_number(&file).unwrap_or_default();
             self.file = file.as_str().into();
+            self.read_to = (self.file.clone(), offset.max(4));
         }
         let real = raw.header.flags & ARTIFICIAL == 0 && raw.header.end_offset != 0;
         if real && self.group.is_none() && !matches!(self.expected, Expected::Done(_) | Expected::Pending(_))

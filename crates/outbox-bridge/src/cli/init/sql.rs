@@ -78,7 +78,8 @@ pub(super) fn grants(config: &Config, dialect: Dialect) -> String {
     );
     for outbox in &config.outboxes {
         // Writing to a string cannot fail.
-        writeln!(text, "GRANT SELECT ON {} TO {user};", outbox.table.quoted()).unwrap_or_default();
+        let rights = if outbox.retention.is_some() { "SELECT, DELETE" } else { "SELECT" };
+        writeln!(text, "GRANT {rights} ON {} TO {user};", outbox.table.quoted()).unwrap_or_default();
     }
     text
 }
@@ -132,5 +133,7 @@ CREATE TABLE `shop`.`outbox` (
         );
         assert!(text.contains("GRANT SELECT ON `shop`.`outbox` TO 'bridge'@'%';"), "{text}");
         assert!(grants(&config(""), Dialect::Mariadb).contains("BINLOG MONITOR"));
+        let text = grants(&config("retention = \"7d\"\n"), Dialect::Mysql);
+        assert!(text.contains("GRANT SELECT, DELETE ON `shop`.`outbox` TO 'bridge'@'%';"), "{text}");
     }
 }

@@ -44,6 +44,7 @@ fn checkpoint(streams: &[(&str, u64, Option<u64>)]) -> Checkpoint {
         ((*name).to_owned(), StreamPoint { sequence: *sequence, position })
     };
     Checkpoint {
+        since: Default::default(),
         version: FORMAT_VERSION,
         instance: "instance".into(),
         point,

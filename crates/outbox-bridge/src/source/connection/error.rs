@@ -169,7 +169,7 @@ impl ConnectionError {
         }))
     }
 
-    pub(super) fn protocol(message: impl Into<String>) -> Self {
+    pub(in crate::source) fn protocol(message: impl Into<String>) -> Self {
         Self::new(ConnectionErrorKind::Protocol, message)
     }
 

@@ -29,9 +29,11 @@ fn route((stream, table): (usize, &str)) -> Route {
         payload,
         headers: HeadersColumn::IfPresent("headers".into()),
         content_type: None,
+        created_at: "created_at".into(),
         partition_key: None,
     };
     let outbox = Outbox {
+        retention: None,
         table: TableName { schema: "shop".into(), table: table.into() },
         stream: format!("S{stream}"),
         subject: SubjectTemplate::parse("events.{type}").expect("a template"),

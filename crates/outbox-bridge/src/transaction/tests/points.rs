@@ -204,3 +204,24 @@ fn a_statement_that_is_read_once_more_changes_no_definition() {
     assert!(after.steps.is_empty(), "{:?}", after.steps);
     assert_eq!(after.shown(), ["0:b@3/0"]);
 }
+
+#[test]
+fn the_log_is_done_up_to_where_nothing_is_open() {
+    fn reached(log: &Log) -> u64 {
+        let mut from = point(1, 4, At::Boundary);
+        from.executed = Some(String::new());
+        let mut fed = Fed::at(&from, Flavour::MySql, UNLIMITED);
+        fed.feed(&log.from(1, 4)).unwrap();
+        fed.assembler.reached().1
+    }
+    let mut log = Log::mysql();
+    log.begin().insert(0, &["a"]).commit();
+    let first = log.end();
+    assert_eq!(reached(&log), first, "also where no other follows");
+    log.begin().insert(0, &["b"]);
+    assert!(reached(&log) <= first, "the second is open");
+    log.commit();
+    assert_eq!(reached(&log), log.end());
+    log.gtid().compressed().query("BEGIN").insert(0, &["c"]).commit().compressed_end();
+    assert_eq!(reached(&log), log.end(), "events of a compressed one have no place of their own");
+}

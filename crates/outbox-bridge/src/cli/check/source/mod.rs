@@ -2,6 +2,7 @@
 //!
 //! Here stand the questions; the modules below judge the answers, most of them without any I/O.
 
+mod cleanup;
 mod columns;
 mod rights;
 mod server;
@@ -85,6 +86,9 @@ async fn ask(
     });
     for outbox in &config.outboxes {
         let table = table::probe(connection, outbox).await?;
+        if outbox.retention.is_some() && !table.missing {
+            source.findings.extend(cleanup::probe(connection, outbox).await?);
+        }
         source.findings.extend(table.findings);
         source.numbered.extend(table.numbered);
         source

@@ -1,0 +1,4 @@
+//! Clean-up of outbox tables and the continuous audit, against real servers.
+
+mod audit;
+mod cleanup;
