@@ -11,6 +11,8 @@ pub enum Exit {
     Success = 0,
     /// The command line is wrong.
     Usage = 64,
+    /// What was compared is not the same.
+    Findings = 65,
     /// MySQL or NATS cannot be reached or refuses.
     Unavailable = 69,
     /// A defect in the bridge itself.

@@ -22,5 +22,6 @@ mod run;
 mod simulation;
 pub mod source;
 pub mod transaction;
+mod verify;
 
 pub use run::{RunError, run};

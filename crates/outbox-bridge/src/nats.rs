@@ -2,7 +2,13 @@
 
 use std::io;
 
-use async_nats::{Client, ConnectError, ConnectOptions};
+use async_nats::{
+    Client, ConnectError, ConnectOptions,
+    jetstream::{
+        ErrorCode,
+        context::{GetStreamError, GetStreamErrorKind},
+    },
+};
 
 use crate::config::{Nats, NatsAuth};
 
@@ -65,4 +71,12 @@ pub fn jetstream(nats: &Nats, client: Client) -> async_nats::jetstream::Context 
         Some(domain) => async_nats::jetstream::with_domain(client, domain),
         None => async_nats::jetstream::new(client),
     }
+}
+
+/// Whether a stream is not there, as the server says for certain.
+pub(crate) fn is_missing(error: &GetStreamError) -> bool {
+    matches!(
+        error.kind(),
+        GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND
+    )
 }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use outbox_bridge::metrics::{METRICS, MetricKind, names};
-use outbox_bridge_tests::{STREAM, World};
+use outbox_bridge_tests::{Bridge, Outbox, STREAM, World};
 use outbox_consumer::metrics as consumer;
 use serde_json::Value;
 
@@ -151,8 +151,8 @@ fn every_metric_and_label_exists() -> Result<()> {
 /// What a bridge exports is what the table of metrics says, and Prometheus finds no fault with it.
 #[tokio::test]
 async fn a_bridge_exports_what_is_shown() -> Result<()> {
-    let mut world = World::mysql().start().await?;
-    let mut bridge = world.bridge().await?;
+    let mut world = World::mysql().outbox(Outbox::standard().set("retention", "1d")).start().await?;
+    let mut bridge = Bridge::start(&world.settings().set("audit.interval", "1h")).await?;
     world.insert(0..10).await?;
     world.await_messages(&mut bridge, STREAM, 10).await?;
     // So that a writer resumes.

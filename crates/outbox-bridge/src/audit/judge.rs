@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use outbox_event::Position;
 
 /// By how much the clocks of the database and of NATS may differ.
-pub(super) const CLOCKS_DIFFER_MICROS: u64 = 60_000_000;
+pub(crate) const CLOCKS_DIFFER_MICROS: u64 = 60_000_000;
 /// So many findings are remembered, so that each is counted once.
 const REMEMBERED: usize = 10_000;
 
@@ -95,7 +95,7 @@ impl Window {
 
 /// Whether a row stood behind another one, for certain: in the same log of one server. After a failover names of files and
 /// offsets come again, so the GTIDs have to say the same.
-fn is_after(position: &Position, other: &Position) -> bool {
+pub(crate) fn is_after(position: &Position, other: &Position) -> bool {
     if position.file != other.file || position.order() <= other.order() {
         return false;
     }

@@ -18,6 +18,7 @@ use futures_util::{StreamExt as _, stream};
 use outbox_event::header;
 use tokio::sync::watch;
 
+pub(crate) use self::judge::{CLOCKS_DIFFER_MICROS, is_after};
 use self::judge::{Counted, Window};
 use crate::{
     cleanup::{CleanupError, Gate, Keyed, ROUNDING_MICROS, connect},
@@ -33,7 +34,7 @@ const REQUESTS: usize = 16;
 /// A walk ends after so many messages for each row that is looked for.
 const MESSAGES_A_ROW_MAX: usize = 20;
 /// A deposed leader was seen to answer for half a second.
-const STALE_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const STALE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why an audit could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -169,10 +170,8 @@ impl Audited {
         let handle = context.get_stream(&self.stream).await.map_err(|error| failed(&error))?;
         let info = handle.cached_info();
         let (config, state) = (&info.config, &info.state);
-        let one_by_one = config.retention != RetentionPolicy::Limits
-            || config.max_messages_per_subject > 0
-            || config.allow_message_ttl;
-        let mut window = Window::new(if one_by_one { HashMap::new() } else { rows });
+        let unjudged = config.retention != RetentionPolicy::Limits || may_lose_single_messages(config);
+        let mut window = Window::new(if unjudged { HashMap::new() } else { rows });
         let first = state.first_sequence.max(1);
         let messages_max = rows_max.saturating_mul(MESSAGES_A_ROW_MAX);
         let sequences = (first..=state.last_sequence).rev().take(messages_max);
@@ -197,6 +196,11 @@ impl Audited {
         }
         Ok(window)
     }
+}
+
+/// Whether messages go from the midst of a stream with limits.
+pub(crate) fn may_lose_single_messages(config: &jetstream::stream::Config) -> bool {
+    config.max_messages_per_subject > 0 || config.allow_message_ttl
 }
 
 fn take(window: &mut Window, message: &StreamMessage) {

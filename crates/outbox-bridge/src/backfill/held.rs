@@ -1,13 +1,16 @@
 //! Which events are where: sets of event ids in 16 bytes each, and reading a stream for them.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
-use async_nats::jetstream::{self, consumer::pull};
+use async_nats::jetstream::{
+    self,
+    consumer::{DeliverPolicy, pull},
+};
 use futures_util::StreamExt as _;
 use outbox_event::header;
 
 /// The identity of an event in a stream, hashed.
-pub(super) type Key = u128;
+pub(crate) type Key = u128;
 
 /// How long the stream may say nothing while it is read.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -43,13 +46,18 @@ impl Ids {
     }
 }
 
-/// The key of an event. `source` counts where several tables share a stream, since their ids may be the same; without the
-/// server in it, which changes when the tables move to another one.
-pub(super) fn key(id: &str, source: Option<&str>) -> Key {
-    let source = source.map(|source| match source.strip_prefix("//") {
+/// A source without the server in it.
+pub(crate) fn table_of_source(source: &str) -> &str {
+    match source.strip_prefix("//") {
         Some(rest) => rest.rsplit_once('/').map_or(rest, |(_, table)| table),
         None => source,
-    });
+    }
+}
+
+/// The key of an event. `source` counts where several tables share a stream, since their ids may be the same; without the
+/// server in it, which changes when the tables move to another one.
+pub(crate) fn key(id: &str, source: Option<&str>) -> Key {
+    let source = source.map(table_of_source);
     let mut hash = openssl::sha::Sha256::new();
     hash.update(id.as_bytes());
     hash.update(&[0]);
@@ -58,21 +66,26 @@ pub(super) fn key(id: &str, source: Option<&str>) -> Key {
     u128::from_le_bytes([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
 }
 
-/// Shows `visit` every message of a stream up to sequence `end`, with its body or without.
-pub(super) async fn read_stream(
+/// Shows `visit` every message of a stream that it holds of these sequences, with its body or without.
+pub(crate) async fn read_stream(
     context: &jetstream::Context,
     stream: &str,
-    end: u64,
+    sequences: RangeInclusive<u64>,
     headers_only: bool,
     mut visit: impl FnMut(u64, &async_nats::Message),
 ) -> Result<(), ReadError> {
     let failed = |reason: String| ReadError { stream: stream.to_owned(), reason };
-    if end == 0 {
+    let (start, end) = sequences.into_inner();
+    if start > end {
         return Ok(());
     }
     let handle = context.get_stream(stream).await.map_err(|error| failed(error.to_string()))?;
-    let config = pull::OrderedConfig { headers_only, ..Default::default() };
+    let deliver_policy = DeliverPolicy::ByStartSequence { start_sequence: start };
+    let config = pull::OrderedConfig { headers_only, deliver_policy, ..Default::default() };
     let consumer = handle.create_consumer(config).await.map_err(|error| failed(error.to_string()))?;
+    if consumer.cached_info().num_pending == 0 {
+        return Ok(());
+    }
     let mut messages = consumer.messages().await.map_err(|error| failed(error.to_string()))?;
     loop {
         let next = tokio::time::timeout(SILENCE_MAX, messages.next()).await;
@@ -81,23 +94,33 @@ pub(super) async fn read_stream(
             Ok(None) => return Err(failed("it ended".to_owned())),
             Err(_) => return Err(failed(format!("no message came for {SILENCE_MAX:?}"))),
         };
-        let sequence = message.info().map_err(|error| failed(error.to_string()))?.stream_sequence;
+        let info = message.info().map_err(|error| failed(error.to_string()))?;
+        let (sequence, pending) = (info.stream_sequence, info.pending);
         if sequence <= end {
             visit(sequence, &message.message);
         }
-        if sequence >= end {
+        // Without the second it would be waited for in vain where the last messages are deleted.
+        if sequence >= end || pending == 0 {
             return Ok(());
         }
     }
 }
 
 /// A header of a message; empty if it has none of this name.
-pub(super) fn header_of<'m>(message: &'m async_nats::Message, name: &str) -> &'m str {
+pub(crate) fn header_of<'m>(message: &'m async_nats::Message, name: &str) -> &'m str {
     message.headers.as_ref().and_then(|headers| headers.get(name)).map_or("", |value| value.as_str())
 }
 
+/// The key of a message that is to be stored.
+pub(crate) fn key_of_row(message: &crate::publish::Message, several_tables: bool) -> Key {
+    let source = |name: &str| {
+        message.headers.iter().find(|(header, _)| header == name).map_or("", |(_, value)| value.as_str())
+    };
+    key(&message.id, several_tables.then(|| source(header::CE_SOURCE)))
+}
+
 /// The key of a stored message; `None` if it is no event.
-pub(super) fn key_of(message: &async_nats::Message, several_tables: bool) -> Option<Key> {
+pub(crate) fn key_of(message: &async_nats::Message, several_tables: bool) -> Option<Key> {
     let id = header_of(message, header::CE_ID);
     let source = several_tables.then(|| header_of(message, header::CE_SOURCE));
     (!id.is_empty()).then(|| key(id, source))

@@ -9,7 +9,7 @@
 //! transaction, and never goes on when somebody else has written to a stream.
 
 mod handover;
-mod held;
+pub(crate) mod held;
 mod lanes;
 
 use std::{
@@ -25,7 +25,7 @@ pub(crate) use self::handover::{SnapshotError, is_backfilled};
 pub(crate) use self::held::ReadError;
 use self::{
     handover::open_snapshot,
-    held::{Ids, key, key_of, read_stream},
+    held::{Ids, key_of, key_of_row, read_stream},
     lanes::Lanes,
 };
 use crate::{
@@ -418,7 +418,7 @@ impl Backfill<'_> {
                         ids.add(key);
                     }
                 };
-                read_stream(&self.wires.context, stream, tail.sequence, true, visit).await?;
+                read_stream(&self.wires.context, stream, 1..=tail.sequence, true, visit).await?;
             }
             ids.seal();
             tracing::info!(stream, events = ids.len(), "read what the stream holds");
@@ -565,14 +565,6 @@ impl Known<'_> {
             (false, false) => Where::Nowhere,
         }
     }
-}
-
-/// The key of a message that is to be stored.
-fn key_of_row(message: &crate::publish::Message, several_tables: bool) -> u128 {
-    let source = |name: &str| {
-        message.headers.iter().find(|(header, _)| header == name).map_or("", |(_, value)| value.as_str())
-    };
-    key(&message.id, several_tables.then(|| source(outbox_event::header::CE_SOURCE)))
 }
 
 /// Of each stream, whether several tables go to it.

@@ -1,9 +1,8 @@
 //! `outbox-bridge backfill`: publishes from the outbox tables what the streams do not hold.
 
-use std::io::IsTerminal as _;
 use std::num::NonZeroU32;
-use std::time::{Duration, Instant};
 
+use super::display::Display;
 use super::{complain, print_out, signals};
 use crate::backfill::{self, BackfillError, Outcome, Progress, Request};
 use crate::config::Config;
@@ -60,7 +59,9 @@ pub(super) fn execute(config: &Config, options: Options) -> Exit {
     };
     let mut display = Display::new();
     let outcome = runtime.block_on(Box::pin(backfill::run(config, &request, &shutdown, |progress| {
-        display.show(progress);
+        let Progress { stage, rows, rows_estimated, published, .. } = progress;
+        let more = format!(", {published} to publish or published");
+        display.show(stage, (*rows, *rows_estimated), " rows read", &more);
     })));
     display.end();
     match outcome {
@@ -115,46 +116,4 @@ fn exit_of(error: &BackfillError) -> Exit {
 fn fail(error: &dyn std::error::Error, exit: Exit) -> Exit {
     tracing::error!(error = report(error), "the backfill cannot go on");
     exit
-}
-
-/// How often progress is shown.
-const ON_A_TERMINAL: Duration = Duration::from_millis(200);
-const AS_LINES: Duration = Duration::from_secs(10);
-/// How wide the bar is.
-const BAR: u64 = 30;
-
-/// Shows progress on standard error: a bar on a terminal, now and then a line elsewhere.
-struct Display {
-    terminal: bool,
-    shown: Option<(Instant, String)>,
-}
-
-impl Display {
-    fn new() -> Self {
-        Self { terminal: std::io::stderr().is_terminal(), shown: None }
-    }
-
-    fn show(&mut self, progress: &Progress) {
-        let pause = if self.terminal { ON_A_TERMINAL } else { AS_LINES };
-        if self.shown.as_ref().is_some_and(|(at, stage)| *stage == progress.stage && at.elapsed() < pause) {
-            return;
-        }
-        self.shown = Some((Instant::now(), progress.stage.clone()));
-        let Progress { stage, rows, rows_estimated, published, .. } = progress;
-        if !self.terminal {
-            eprintln!(
-                "{stage}: {rows} rows read of about {rows_estimated}, {published} to publish or published"
-            );
-            return;
-        }
-        let done = (rows * BAR).checked_div((*rows_estimated).max(*rows)).unwrap_or(0);
-        let bar: String = (0..BAR).map(|place| if place < done { '#' } else { '.' }).collect();
-        eprint!("\r\x1b[K{stage} [{bar}] {rows} of about {rows_estimated}, {published} published");
-    }
-
-    fn end(&self) {
-        if self.terminal && self.shown.is_some() {
-            eprintln!();
-        }
-    }
 }

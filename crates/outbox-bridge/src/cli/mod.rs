@@ -2,11 +2,13 @@
 
 mod backfill;
 mod check;
+mod display;
 mod health;
 mod init;
 mod run;
 mod signals;
 mod status;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -47,7 +49,7 @@ const AFTER_LONG_HELP: &str = "\
 Every key can be overridden from the environment: OUTBOX_BRIDGE__SOURCE__URL is url in [source]. Secrets come from \
 files (password_file) or from the environment (OUTBOX_BRIDGE__SOURCE__PASSWORD), never from the configuration file.
 
-Exit codes: 0 done; 64 wrong command line; 69 MySQL or NATS unavailable; 70 internal error; 78 wrong configuration.";
+Exit codes: 0 done; 64 wrong command line; 65 `verify` has found something; 69 MySQL or NATS unavailable; 70 internal error; 78 wrong configuration.";
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -82,6 +84,13 @@ enum Command {
         config: ConfigArgument,
         #[command(flatten)]
         options: backfill::Options,
+    },
+    /// Compares the outbox tables with what the streams hold; exits with 65 if something is missing, doubled, altered or out of order
+    Verify {
+        #[command(flatten)]
+        config: ConfigArgument,
+        #[command(flatten)]
+        options: verify::Options,
     },
     /// Shows who leads, how far it is, and what the streams hold; exits with 0 if somebody leads
     Status {
@@ -124,6 +133,9 @@ fn execute(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         }
         Command::Backfill { config, options } => {
             with_config(&config.config, |config| backfill::execute(&config, options))
+        }
+        Command::Verify { config, options } => {
+            with_config(&config.config, |config| verify::execute(&config, options))
         }
         Command::Status { config, options } => {
             with_config(&config.config, |config| status::execute(&config, options))

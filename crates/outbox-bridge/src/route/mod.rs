@@ -111,6 +111,11 @@ impl Route {
         &self.config.table
     }
 
+    /// The column with the time of the insert.
+    pub(crate) fn created_at(&self) -> &str {
+        &self.config.columns.created_at
+    }
+
     /// Finds the mapped columns among `names`, the table's columns in order.
     ///
     /// # Errors

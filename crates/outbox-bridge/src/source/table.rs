@@ -155,9 +155,9 @@ impl OutboxTable {
         let key = find_key(connection, &place, &table, &definition).await?;
         let mut columns: Vec<String> = mapped.iter().map(|column| quote_identifier(&column.name)).collect();
         columns.extend(key.iter().map(|column| quote_identifier(&column.name)));
-        let created = definition
-            .iter()
-            .find(|column| column.name.eq_ignore_ascii_case("created_at") && base(column) == "timestamp");
+        let created = definition.iter().find(|column| {
+            column.name.eq_ignore_ascii_case(route.created_at()) && base(column) == "timestamp"
+        });
         columns.push(created.map_or_else(
             || "NULL".to_owned(),
             |column| {
@@ -266,6 +266,12 @@ impl OutboxTable {
             })
             .collect();
         let message = self.route.message(&self.mapping, &values, transaction)?;
+        let created_micros = row.at(self.kinds.len() + self.key.len()).and_then(|text| text.parse().ok());
+        Ok(TableRow { message, created_micros, cursor: self.cursor(row) })
+    }
+
+    /// The place behind a row of a chunk, whether it can become a message or not.
+    pub(crate) fn cursor(&self, row: &Row) -> Cursor {
         let keys = self.kinds.len()..self.kinds.len() + self.key.len();
         let literal = |(index, column): (usize, &KeyColumn)| {
             let bytes = row.shared(index).unwrap_or_default();
@@ -275,9 +281,7 @@ impl OutboxTable {
                 Literal::Text => quote_string(&String::from_utf8_lossy(&bytes)),
             }
         };
-        let cursor = keys.clone().zip(&self.key).map(literal).collect();
-        let created_micros = row.at(keys.end).and_then(|text| text.parse().ok());
-        Ok(TableRow { message, created_micros, cursor })
+        keys.zip(&self.key).map(literal).collect()
     }
 }
 

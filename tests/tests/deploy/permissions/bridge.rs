@@ -81,6 +81,25 @@ async fn the_permissions_of_the_bridge_suffice_and_none_is_idle() -> Result<()> 
     recorder.expect_use("BRIDGE").await
 }
 
+/// Of `verify`, which is run while the bridge is down, and looks one finding up.
+#[tokio::test]
+async fn the_permissions_of_verify_suffice_and_none_is_idle() -> Result<()> {
+    let world = World::mysql().nats(server("")?).start().await?;
+    grant(&world, "mysql/grants.sql").await?;
+    let folder = tempfile::tempdir()?;
+    let mut bridge = Bridge::start(&settings_of(&world, &folder, "bridge")?).await?;
+    world.insert(0..10).await?;
+    world.await_messages(&mut bridge, STREAM, 10).await?;
+    bridge.stop().await?;
+    let recorder = Recorder::start(&world.nats, INBOX_PREFIX).await?;
+    let settings = settings_of(&world, &folder, "verify")?;
+    well(&settings, &["verify"])?;
+    world.database.exec(&format!("UPDATE {TABLE} SET payload = '{{}}' WHERE seq = 3")).await?;
+    let (code, text) = Bridge::once(&settings, &["verify"])?;
+    ensure!(code == 65 && text.contains("(body)") && !text.contains("ermissions"), "{code}:\n{text}");
+    recorder.expect_use("VERIFY").await
+}
+
 /// What is missing is named by `check`, with nothing that cannot be granted beside it.
 #[tokio::test]
 async fn check_names_each_permission_that_is_missing() -> Result<()> {

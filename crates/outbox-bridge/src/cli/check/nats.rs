@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream::Context;
+use async_nats::jetstream::context::GetStreamError;
 use async_nats::jetstream::stream::Info;
-use async_nats::jetstream::{Context, ErrorCode};
 use async_nats::{Client, ConnectErrorKind};
 
 use super::permissions::{self, Complaints};
@@ -13,7 +13,7 @@ use super::stream::{Server, assess, is_covered};
 use super::{Finding, Severity};
 use crate::config::{Config, Outbox};
 use crate::exit::report;
-use crate::nats::{self, NatsError};
+use crate::nats::{self, NatsError, is_missing};
 
 /// The oldest server that the bridge works with.
 const SERVER_MIN: (i64, i64, i64) = (2, 10, 0);
@@ -204,13 +204,6 @@ fn held_by(info: &Info) -> Vec<Finding> {
         findings.push(Finding::new(Severity::Warning, &subject, problem, "see to that server"));
     }
     findings
-}
-
-pub(in crate::cli) fn is_missing(error: &GetStreamError) -> bool {
-    matches!(
-        error.kind(),
-        GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND
-    )
 }
 
 pub(super) fn unreadable(

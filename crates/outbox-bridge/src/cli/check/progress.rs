@@ -5,13 +5,14 @@ use async_nats::jetstream::{Context, ErrorCode};
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::nats::{is_missing, unreadable};
+use super::nats::unreadable;
 use super::permissions::{self, Complaints};
 use super::{Finding, Severity};
 use crate::checkpoint::{Checkpoint, CheckpointError, Checkpoints as _, KvCheckpoints, LogPoint};
 use crate::config::{Config, StartPosition};
 use crate::exit::report;
 use crate::lead::lease_key;
+use crate::nats::is_missing;
 use crate::pipeline::plan::{self, PlanError, StreamState};
 use crate::publish::{NatsWire, Tail, Wire as _, WireError};
 

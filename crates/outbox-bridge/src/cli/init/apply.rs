@@ -121,7 +121,7 @@ async fn stream(
     let subject = format!("stream {}", wanted.name);
     let existing = match jetstream.get_stream(&wanted.name).await {
         Ok(stream) => stream.cached_info().config.clone(),
-        Err(error) if probes::is_missing(&error) => {
+        Err(error) if nats::is_missing(&error) => {
             return vec![match jetstream.create_stream(wanted).await {
                 Ok(_) => Finding::note(subject, "created"),
                 Err(error) => refused(subject, "created", &report(&error)),

@@ -164,7 +164,7 @@ async fn ask_bucket(config: &Config, context: &jetstream::Context) -> Result<Buc
     let stream = context.get_stream(format!("KV_{bucket}")).await;
     match stream {
         Ok(_) => {}
-        Err(error) if super::check::nats::is_missing(&error) => return Ok((None, None)),
+        Err(error) if nats::is_missing(&error) => return Ok((None, None)),
         Err(error) => return Err(report(&error)),
     }
     let store = context.get_key_value(bucket).await.map_err(|error| report(&error))?;
