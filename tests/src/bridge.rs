@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::param::clock_ticks_per_second;
@@ -119,6 +119,33 @@ impl Bridge {
     /// When it cannot be run.
     pub fn command(&self, arguments: &[&str]) -> Result<(i32, String)> {
         run_command(&self.binary, &self.folder.path().join("bridge.toml"), arguments)
+    }
+
+    /// As [`command`](Self::command), but kills it as `kill -9` does when it takes longer than `after`; then there is no exit
+    /// code.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be run.
+    pub fn command_killed(&self, arguments: &[&str], after: Duration) -> Result<Option<i32>> {
+        let mut child = Command::new(&self.binary)
+            .args(arguments)
+            .arg("--config")
+            .arg(self.folder.path().join("bridge.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let deadline = Instant::now() + after;
+        while Instant::now() < deadline {
+            if let Some(status) = child.try_wait()? {
+                return Ok(Some(status.code().context("ended by a signal")?));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.kill()?;
+        child.wait()?;
+        Ok(None)
     }
 
     /// Runs a command of the program without a bridge beside it; gives its exit code and what it printed.

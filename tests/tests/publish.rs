@@ -32,6 +32,7 @@ fn message(number: u64) -> Message {
         id: format!("id-{number}"),
         headers: vec![("content-type".into(), "text/plain".into())],
         body: format!("body {number}").into(),
+        poison: None,
     }
 }
 

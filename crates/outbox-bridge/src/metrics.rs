@@ -11,7 +11,7 @@ use std::{
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::publish::{Chain, Message};
+use crate::publish::{Chain, Message, PoisonKind};
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub mod names {
     pub const PUBLISHED_BYTES: &str = "outbox_published_bytes_total";
     /// Events dropped by the server's duplicate window.
     pub const DUPLICATES: &str = "outbox_duplicates_dropped_total";
+    /// Rows that became dead letters.
+    pub const DEAD_LETTERS: &str = "outbox_dead_letters_total";
     /// Resumes from the stream's tail.
     pub const RESUMES: &str = "outbox_resumes_total";
     /// Messages in flight.
@@ -103,6 +105,7 @@ pub const METRICS: &[Metric] = &[
     metric(names::EVENTS_PUBLISHED, C, Unit::Count, &["stream", "table"], "Events that the stream has stored."),
     metric(names::PUBLISHED_BYTES, C, Unit::Bytes, &["stream"], "Bytes of stored messages, headers included."),
     metric(names::DUPLICATES, C, Unit::Count, &["stream"], "Events whose id the stream had already stored within its duplicate window."),
+    metric(names::DEAD_LETTERS, C, Unit::Count, &["stream", "reason"], "Rows that could not be published and became dead letters, by reason."),
     metric(names::RESUMES, C, Unit::Count, &["stream", "cause"], "Times that a writer went back to the stream's last message, by cause."),
     metric(names::IN_FLIGHT_MESSAGES, G, Unit::Count, &["stream"], "Messages sent and not yet acknowledged."),
     metric(names::IN_FLIGHT_BYTES, G, Unit::Bytes, &["stream"], "Bytes sent and not yet acknowledged."),
@@ -188,6 +191,11 @@ impl StreamMetrics {
     #[must_use]
     pub fn new(stream: &str) -> Self {
         let label = || [("stream", stream.to_owned())];
+        for kind in PoisonKind::ALL {
+            // From the start, so that the first one is seen to be an increase.
+            counter!(names::DEAD_LETTERS, "stream" => stream.to_owned(), "reason" => kind.label())
+                .increment(0);
+        }
         Self {
             stream: stream.to_owned(),
             published_bytes: counter!(names::PUBLISHED_BYTES, &label()),
@@ -232,6 +240,11 @@ impl StreamMetrics {
             now.saturating_sub(Duration::from_micros(oldest.transaction.committed_micros)).as_secs_f64()
         });
         self.lag.set(lag.unwrap_or(0.0));
+    }
+
+    /// Counts a dead letter.
+    pub fn parked(&self, kind: PoisonKind) {
+        counter!(names::DEAD_LETTERS, "stream" => self.stream.clone(), "reason" => kind.label()).increment(1);
     }
 
     /// Counts a resume; `cause` is a word of the code, never data.
@@ -323,6 +336,7 @@ mod tests {
             let stream = StreamMetrics::new("S");
             stream.events_published("a.b").increment(1);
             stream.resumed("timeout");
+            stream.parked(PoisonKind::TooLarge);
             stream.commit_to_stored.record(0.001);
             ready().set(1.0);
             bridge.leader.set(1.0);

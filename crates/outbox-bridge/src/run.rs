@@ -16,7 +16,7 @@ use crate::{
     metrics::BridgeMetrics,
     nats::{self, NatsError},
     pipeline::{Pipeline, PipelineError, PipelineOptions, StreamTraits, Wires},
-    publish::{Mode, NatsWire, WireError, WriterOptions},
+    publish::{Complaints, Letters, Mode, NatsWire, WireError, WriterOptions},
     route::Route,
     source::{
         LogError, LogOptions, LogSource,
@@ -74,7 +74,7 @@ pub async fn run(
         () = stop.cancelled() => return Ok(()),
         connected = connect_nats(&config, &readiness) => connected?,
     };
-    let (client, disconnects) = connected;
+    let (client, disconnects, complaints) = connected;
     let context = nats::jetstream(&config.nats, client.clone());
     let streams = stream_names(&config);
     let replicas = checkpoint_replicas(&config, &context, &streams).await;
@@ -96,6 +96,8 @@ pub async fn run(
             disconnects: disconnects.clone(),
             mode: config.publish.mode,
             message_id: config.publish.message_id,
+            letters: letters(&config, &client, &context),
+            complaints: complaints.clone(),
         };
         let bucket = config.checkpoint.bucket.clone();
         let checkpoints = KvCheckpoints::new(context.clone(), bucket, config.name.clone(), replicas);
@@ -128,6 +130,12 @@ pub async fn run(
             }
         }
     }
+}
+
+/// Where dead letters lie, if there are to be any.
+pub(crate) fn letters(config: &Config, client: &Client, context: &jetstream::Context) -> Option<Letters> {
+    let config::DeadLetters { stream, subject } = config.dead_letters.clone()?;
+    Some(Letters::new(client.clone(), context.clone(), stream, subject))
 }
 
 pub(crate) fn pipeline_options(config: &Config, instance: String, streams: Vec<String>) -> PipelineOptions {
@@ -199,10 +207,11 @@ pub(crate) fn stream_names(config: &Config) -> Vec<String> {
 pub(crate) fn route_maker(config: &Config, streams: &[String]) -> crate::source::MakeRoutes {
     let outboxes = config.outboxes.clone();
     let streams = streams.to_vec();
+    let parking = config.dead_letters.is_some();
     Box::new(move |server| {
         let route = |outbox: &config::Outbox| {
             let stream = streams.iter().position(|name| *name == outbox.stream).unwrap_or_default();
-            Route::new(outbox.clone(), stream, server)
+            Route::new(outbox.clone(), stream, server).parking(parking)
         };
         outboxes.iter().map(route).collect()
     })
@@ -246,7 +255,8 @@ pub(crate) fn connect_options(source: &config::Source) -> ConnectOptions {
 pub(crate) async fn connect_nats(
     config: &Config,
     readiness: &Readiness,
-) -> Result<(Client, watch::Receiver<u64>), RunError> {
+) -> Result<(Client, watch::Receiver<u64>, Complaints), RunError> {
+    let complaints = Complaints::default();
     let mut backoff = Backoff::new(config.retry.initial, config.retry.max, rand::random());
     loop {
         let (losses, receiver) = watch::channel(0);
@@ -255,12 +265,18 @@ pub(crate) async fn connect_nats(
         let losses = Arc::new(losses);
         let metrics = BridgeMetrics::new();
         let shared = readiness.clone();
+        let heard = complaints.clone();
         let options = options.event_callback(move |event| {
+            match &event {
+                Event::Connected => heard.forget(),
+                Event::ServerError(error) => heard.hear(error.to_string()),
+                _ => {}
+            }
             notice(&event, &losses, &metrics, &shared);
             std::future::ready(())
         });
         let error = match options.connect(config.nats.urls.as_slice()).await {
-            Ok(client) => return Ok((client, receiver)),
+            Ok(client) => return Ok((client, receiver, complaints)),
             Err(error) => NatsError::Connect(error),
         };
         let wait = backoff.wait();
@@ -321,6 +337,8 @@ pub(crate) struct NatsWires {
     pub(crate) disconnects: watch::Receiver<u64>,
     pub(crate) mode: PublishMode,
     pub(crate) message_id: bool,
+    pub(crate) letters: Option<Letters>,
+    pub(crate) complaints: Complaints,
 }
 
 /// The first server with fast ingest.
@@ -344,7 +362,7 @@ impl Wires for NatsWires {
         let traits = StreamTraits { mode, replicated: info.config.num_replicas > 1, consumed };
         let mut disconnects = self.disconnects.clone();
         disconnects.mark_unchanged();
-        let wire = NatsWire::new(
+        let mut wire = NatsWire::new(
             self.client.clone(),
             self.context.clone(),
             stream.to_owned(),
@@ -352,6 +370,10 @@ impl Wires for NatsWires {
             disconnects,
         )
         .await?;
+        if let Some(letters) = &self.letters {
+            letters.verify().await?;
+            wire = wire.parking(letters.clone(), self.complaints.clone());
+        }
         tracing::info!(stream, %mode, replicas = info.config.num_replicas, "publishing");
         Ok((wire, traits))
     }

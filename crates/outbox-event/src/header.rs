@@ -61,6 +61,38 @@ pub fn newer_format(value: Option<&str>) -> Option<&str> {
     value.filter(|text| !known(text))
 }
 
+/// Of a letter, which is a row that could not be stored: the stream that it belongs to.
+pub const LETTER_STREAM: &str = "Outbox-Letter-Stream";
+/// Of a letter: the subject that its message would have had; absent if the row does not tell.
+pub const LETTER_SUBJECT: &str = "Outbox-Letter-Subject";
+/// Of a letter: the table, `schema.table`.
+pub const LETTER_TABLE: &str = "Outbox-Letter-Table";
+/// Of a letter: why it is one, as a word.
+pub const LETTER_REASON: &str = "Outbox-Letter-Reason";
+/// Of a letter: why it is one, in words.
+pub const LETTER_ERROR: &str = "Outbox-Letter-Error";
+/// Of a letter that could not become a message: the row's mapped columns but the payload, a JSON object.
+pub const LETTER_ROW: &str = "Outbox-Letter-Row";
+/// Of a letter that did not fit: what is missing of it, `body=<bytes of the whole>` or `headers`, separated by commas.
+pub const LETTER_CUT: &str = "Outbox-Letter-Cut";
+/// Of a letter: `parked`, `replaying`, `replayed` or `dropped`. Of one that is done with only the place is left, so that the row
+/// is known if the log shows it again.
+pub const LETTER_STATE: &str = "Outbox-Letter-State";
+/// Of every message in the stream of letters: the latest commit time, in microseconds, of a parked row of each stream, a
+/// JSON object.
+pub const LETTER_MARKS: &str = "Outbox-Letter-Marks";
+/// Of a letter that is replayed or to be: the sequence of its message.
+pub const LETTER_TARGET: &str = "Outbox-Letter-Target";
+/// Of a message that was a dead letter, and so comes late: where its row stood in the log. Its [`POSITION`] is that of the
+/// message before it.
+pub const REPLAYED_POSITION: &str = "Outbox-Replayed-Position";
+
+/// Whether a header is one of those that only a letter has.
+#[must_use]
+pub fn is_letters(name: &str) -> bool {
+    name.starts_with("Outbox-Letter-")
+}
+
 /// Makes `value` fit for an attribute header, as the CloudEvents HTTP binding has it: everything but printable ASCII is
 /// percent-encoded, and so are the space, `"` and `%`. Decoding gives the value back.
 #[must_use]

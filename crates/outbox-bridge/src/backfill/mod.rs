@@ -18,6 +18,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use outbox_event::header::{CE_ID, CE_SOURCE, LETTER_STREAM};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::handover::{SnapshotError, is_backfilled};
@@ -37,7 +38,7 @@ use crate::{
     lead::Leadership,
     nats,
     pipeline::{Wires as _, new_checkpoint},
-    publish::{Chain, NatsWire, Stop, Tail, TransactionId, Wire as _, WireError},
+    publish::{Chain, Letters, NatsWire, Stop, Tail, TransactionId, Wire as _, WireError},
     route::{Route, RouteError, finish},
     run::{
         self, NatsWires, checkpoint_replicas, connect_nats, log_options, pipeline_options, route_maker,
@@ -157,7 +158,8 @@ pub(crate) async fn run(
     mut tell: impl FnMut(&Progress),
 ) -> Result<Outcome, BackfillError> {
     let readiness = Readiness::of_bridge();
-    let (client, disconnects) = connect_nats(config, &readiness).await.map_err(BackfillError::Nats)?;
+    let (client, disconnects, complaints) =
+        connect_nats(config, &readiness).await.map_err(BackfillError::Nats)?;
     let context = nats::jetstream(&config.nats, client.clone());
     let streams = stream_names(config);
     let replicas = checkpoint_replicas(config, &context, &streams).await;
@@ -181,14 +183,18 @@ pub(crate) async fn run(
     };
     let checkpoints =
         KvCheckpoints::new(context.clone(), config.checkpoint.bucket.clone(), config.name.clone(), replicas);
+    let letters = run::letters(config, &client, &context);
     let wires = NatsWires {
+        // A row that cannot be published ends the backfill: as a letter it would be met again by the next one.
+        letters: None,
+        complaints,
         client,
         context,
         disconnects,
         mode: config.publish.mode,
         message_id: config.publish.message_id,
     };
-    let mut backfill = Backfill { config, request, streams, instance, wires, checkpoints, shutdown };
+    let mut backfill = Backfill { config, request, streams, instance, wires, letters, checkpoints, shutdown };
     let lost = async {
         match &lease {
             Some(lease) => lease.lost().await,
@@ -215,6 +221,7 @@ struct Backfill<'a> {
     streams: Vec<String>,
     instance: String,
     wires: NatsWires,
+    letters: Option<Letters>,
     checkpoints: KvCheckpoints,
     shutdown: &'a CancellationToken,
 }
@@ -411,6 +418,17 @@ impl Backfill<'_> {
                     }
                 };
                 read_stream(&self.wires.context, stream, tail.sequence, true, visit).await?;
+            }
+            if let Some(letters) = &self.letters {
+                let several = several.get(index) == Some(&true);
+                let parked = letters.each(|letter| {
+                    let header = |name| letter.header(name).unwrap_or_default();
+                    let (of, id) = (header(LETTER_STREAM), header(CE_ID));
+                    if of == stream && !id.is_empty() {
+                        ids.add(key(id, several.then(|| header(CE_SOURCE))));
+                    }
+                });
+                parked.await?;
             }
             ids.seal();
             tracing::info!(stream, events = ids.len(), "read what the stream holds");

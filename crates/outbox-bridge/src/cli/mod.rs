@@ -2,6 +2,7 @@
 
 mod backfill;
 mod check;
+mod dead_letters;
 mod health;
 mod init;
 mod run;
@@ -90,11 +91,14 @@ enum Command {
         #[command(flatten)]
         options: status::Options,
     },
+    /// Lists, shows, publishes and drops the rows that could not be published, where poison.action is "dead_letter"
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Action),
     /// Asks the bridge that runs beside it whether it is ready; exits with 0 if so, for containers' health checks
     Health(ConfigArgument),
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 struct ConfigArgument {
     /// The configuration file, TOML
     #[arg(long, short, value_name = "FILE", env = "OUTBOX_BRIDGE_CONFIG")]
@@ -127,6 +131,9 @@ fn execute(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         }
         Command::Status { config, options } => {
             with_config(&config.config, |config| status::execute(&config, options))
+        }
+        Command::DeadLetters(action) => {
+            with_config(action.config(), |config| dead_letters::execute(&config, &action))
         }
         Command::Health(argument) => with_config(&argument.config, |config| health::execute(&config)),
     }

@@ -10,8 +10,8 @@ use super::outbox::is_plain_name;
 use super::problem::{ConfigError, Fault};
 use super::reader::{Choice, Section};
 use super::{
-    Checkpoint, Config, Http, Lease, Log, LogFormat, Outbox, Publish, PublishMode, Retry, Shutdown, nats,
-    outbox, source,
+    Checkpoint, Config, DeadLetters, Http, Lease, Log, LogFormat, Outbox, Publish, PublishMode, Retry,
+    Shutdown, nats, outbox, source,
 };
 
 impl Choice for PublishMode {
@@ -21,6 +21,17 @@ impl Choice for PublishMode {
         ("pipelined", Self::Pipelined),
         ("durable", Self::Durable),
     ];
+}
+
+/// What becomes of a row that cannot be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PoisonAction {
+    Halt,
+    DeadLetter,
+}
+
+impl Choice for PoisonAction {
+    const NAMES: &'static [(&'static str, Self)] = &[("halt", Self::Halt), ("dead_letter", Self::DeadLetter)];
 }
 
 impl Choice for LogFormat {
@@ -38,6 +49,7 @@ pub(super) fn build(layers: &Layers) -> Result<Config, ConfigError> {
     let nats = nats::read(&section("nats"));
     let outboxes = read_outboxes(layers, &top);
     let publish = read_publish(&section("publish"));
+    let dead_letters = read_dead_letters(&section("poison"), &outboxes);
     let checkpoint = read_checkpoint(&section("checkpoint"));
     let lease = Lease { ttl: section("lease").duration("ttl") };
     let retry = read_retry(&section("retry"));
@@ -52,6 +64,7 @@ pub(super) fn build(layers: &Layers) -> Result<Config, ConfigError> {
             nats,
             outboxes,
             publish,
+            dead_letters,
             checkpoint,
             lease,
             retry,
@@ -117,6 +130,42 @@ fn read_publish(section: &Section<'_>) -> Publish {
         message_id: section.flag("message_id"),
         ack_timeout: section.duration("ack_timeout"),
     }
+}
+
+fn read_dead_letters(section: &Section<'_>, outboxes: &[Outbox]) -> Option<DeadLetters> {
+    let action: PoisonAction = section.choice("action");
+    let stream = section.parsed("stream", |text| parse_plain(text, "a stream's name"));
+    let subject = section.parsed("subject", parse_subject).unwrap_or_default();
+    if action == PoisonAction::Halt {
+        return None;
+    }
+    let Some(stream) = stream else {
+        let remedy = "name a stream for dead letters; `outbox-bridge init` creates it";
+        section.problem("stream", Fault::new("is required with poison.action = \"dead_letter\"", remedy));
+        return None;
+    };
+    if outboxes.iter().any(|outbox| outbox.stream == stream) {
+        let cause = format!("{stream} holds the events of an outbox");
+        section.problem("stream", Fault::new(cause, "give dead letters a stream of their own"));
+    }
+    let conflict = |outbox: &&Outbox| {
+        let filter = outbox.subject.subject_filter();
+        let mut tokens = filter.split('.');
+        subject.split('.').all(|token| tokens.next().is_some_and(|of| of == token || of == "*"))
+    };
+    if let Some(outbox) = outboxes.iter().find(conflict) {
+        let cause = format!("subjects of dead letters could be those of stream {}", outbox.stream);
+        section.problem("subject", Fault::new(cause, "begin it with another word"));
+    }
+    Some(DeadLetters { stream, subject })
+}
+
+fn parse_subject(text: &str) -> Result<String, Fault> {
+    if text.split('.').all(is_plain_name) {
+        return Ok(text.to_owned());
+    }
+    let remedy = "write words of letters, digits, - and _ with dots between, such as \"outbox.dead\"";
+    Err(Fault::new(format!("{text:?} is no beginning of a subject"), remedy))
 }
 
 fn read_checkpoint(section: &Section<'_>) -> Checkpoint {

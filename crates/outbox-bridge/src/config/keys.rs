@@ -154,6 +154,11 @@ pub const KEYS: &[Key] = &[
         "Whether the event id is the message's `Nats-Msg-Id`, so that the server drops an id that comes twice. Without it rows are stored whatever their id, and batches go without any id, which is about a quarter faster; single messages have their position instead."),
     key("publish.ack_timeout", milliseconds(100, HOUR), Default("5s"), "How long an acknowledgement may take before the writer resumes from the stream's tail."),
 
+    key("poison.action", Choice(&["halt", "dead_letter"]), Default("halt"),
+        "What becomes of a row that cannot be published: `halt` stops the bridge there; `dead_letter` stores it in `poison.stream`, counts it, and goes on."),
+    key("poison.stream", Text, Optional, "The stream of dead letters, for all outboxes of this bridge; needed for `dead_letter`. `init` creates it."),
+    key("poison.subject", Text, Default("outbox.dead"), "What the subjects of dead letters begin with: `<this>.<stream>.<gtid>.<row>`."),
+
     key("checkpoint.bucket", Text, Default("OUTBOX_BRIDGE"), "The key-value bucket, `[A-Za-z0-9_-]+`; created if it does not exist."),
     key("checkpoint.interval", milliseconds(10, HOUR), Default("1s"), "How often progress is recorded."),
     key("checkpoint.replicas", Integer { min: 1, max: 5 }, Optional, "Replicas of a bucket that has to be created; by default as many as the first outbox's stream has."),

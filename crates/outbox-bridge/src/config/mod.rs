@@ -46,6 +46,8 @@ pub struct Config {
     pub outboxes: Vec<Outbox>,
     /// How messages are written.
     pub publish: Publish,
+    /// Where rows that cannot be published go; `None`: they stop the bridge.
+    pub dead_letters: Option<DeadLetters>,
     /// How progress is recorded.
     pub checkpoint: Checkpoint,
     /// Who of several bridges with one name does the work.
@@ -58,6 +60,15 @@ pub struct Config {
     pub log: Log,
     /// How to stop.
     pub shutdown: Shutdown,
+}
+
+/// Where rows that cannot be published go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetters {
+    /// The stream.
+    pub stream: String,
+    /// What their subjects begin with.
+    pub subject: String,
 }
 
 /// How messages are written to the streams.

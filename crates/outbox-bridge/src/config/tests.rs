@@ -193,6 +193,13 @@ fn one_mistake_is_one_problem() {
     end("[publish]\nmode = \"fsat\"", "publish.mode", &["\"fsat\"", "\"fast\""]);
     end("[publish]\nwindow = 0", "publish.window", &["16384"]);
     end("[publish]\nmessage_id = \"no\"", "publish.message_id", &["true or false"]);
+    let letters = "[poison]\naction = \"dead_letter\"\n";
+    refused("type}\"\n", &format!("type}}\"\n{letters}"), "poison.stream", &["required", "init"]);
+    let same = format!("type}}\"\n{letters}stream = \"ORDERS\"\n");
+    refused("type}\"\n", &same, "poison.stream", &["ORDERS", "their own"]);
+    let inside = format!("type}}\"\n{letters}stream = \"DEAD\"\nsubject = \"orders.dead\"\n");
+    refused("type}\"\n", &inside, "poison.subject", &["ORDERS"]);
+    end("[poison]\nsubject = \"a.>\"", "poison.subject", &["outbox.dead"]);
     end("[checkpoint]\nreplicas = 6", "checkpoint.replicas", &["from 1 to 5"]);
     end("[checkpoint]\nbucket = \"a.b\"", "checkpoint.bucket", &["letters"]);
     end("[retry]\ninitial = \"20s\"", "retry.max", &["retry.initial"]);

@@ -248,7 +248,21 @@ impl Chain {
         Ok(self.take(count))
     }
 
-    /// The first message's id is known to the stream from before: nothing was stored, and nothing is to be.
+    /// Whether rows are passed by number alone just now.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        self.skip.as_ref().is_some_and(|skip| skip.more > 0)
+    }
+
+    /// Passes a row of the log that is a dead letter while rows are passed by number: it never had one.
+    pub fn pass(&mut self, message: &Message) {
+        let order = message.order();
+        if self.received.is_none_or(|received| received < order) {
+            self.received = Some(order);
+        }
+    }
+
+    /// The first message is dealt with though it was not stored: its id is known to the stream, or its row is a dead letter.
     pub fn drop_duplicate(&mut self) -> Option<Message> {
         let message = self.unstored.pop_front()?;
         self.unstored_bytes = self.unstored_bytes.saturating_sub(message.size());
@@ -381,6 +395,7 @@ mod tests {
             id: format!("{offset}/{row}"),
             headers: Vec::new(),
             body: Bytes::new(),
+            poison: None,
         }
     }
 

@@ -6,6 +6,8 @@ use async_nats::Subject;
 use bytes::Bytes;
 use outbox_event::Position;
 
+use super::Poison;
+
 /// A transaction of the source: its name and the place where it begins in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransactionId {
@@ -44,6 +46,8 @@ pub struct Message {
     pub headers: Vec<(Cow<'static, str>, String)>,
     /// The payload.
     pub body: Bytes,
+    /// Why the row cannot be published, if it cannot become a message at all; then the rest is what there is of it.
+    pub poison: Option<Box<Poison>>,
 }
 
 impl Message {

@@ -9,16 +9,22 @@
 //! the text of an error is never used.
 
 mod chain;
+mod letters;
 mod message;
 mod nats;
+mod poison;
 mod stop;
 mod subject;
 mod wire;
 mod writer;
 
 pub use chain::{Chain, Located, Tail, TailMessage};
+pub use letters::{
+    Complaints, KnownEnd, Letter, Letters, Replaced, ReplayError, ReplayTarget, Replayed, State,
+};
 pub use message::{Message, TransactionId};
 pub use nats::NatsWire;
+pub use poison::{Poison, PoisonKind};
 pub use stop::Stop;
 pub(crate) use subject::covers;
 pub use wire::{Delivery, Envelope, Operation, Reply, ReplyTo, Wire, WireError};

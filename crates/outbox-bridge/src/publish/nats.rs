@@ -22,7 +22,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::{
-    Message, Tail, TailMessage, covers,
+    Complaints, Letters, Message, Poison, PoisonKind, Tail, TailMessage, covers,
     stop::code,
     wire::{Delivery, Envelope, Operation, Reply, ReplyTo, Wire, WireError},
 };
@@ -43,6 +43,9 @@ pub struct NatsWire {
     unique: String,
     answers: Subscriber,
     disconnects: watch::Receiver<u64>,
+    /// Where dead letters lie, if there are to be any.
+    letters: Option<Letters>,
+    complaints: Complaints,
 }
 
 impl NatsWire {
@@ -65,7 +68,30 @@ impl NatsWire {
             .subscribe(format!("{inbox}.>"))
             .await
             .map_err(|error| WireError::Unavailable(error.to_string()))?;
-        Ok(Self { client, context, stream, message_id, inbox, unique, answers, disconnects })
+        Ok(Self {
+            client,
+            context,
+            stream,
+            message_id,
+            inbox,
+            unique,
+            answers,
+            disconnects,
+            letters: None,
+            complaints: Complaints::default(),
+        })
+    }
+
+    /// Makes dead letters of rows that cannot be published. `complaints` are what the server says on this connection.
+    #[must_use]
+    pub fn parking(mut self, letters: Letters, complaints: Complaints) -> Self {
+        self.letters = Some(letters);
+        self.complaints = complaints;
+        self
+    }
+
+    fn letters(&self) -> Result<&Letters, WireError> {
+        self.letters.as_ref().ok_or_else(|| WireError::Unavailable("there are no dead letters".into()))
     }
 
     /// What is sent as a message's id: the event's, or where that is not wanted the row's position, which no other row has.
@@ -208,7 +234,9 @@ impl Wire for NatsWire {
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
                 let state = self.info().await?.state;
                 if state.messages > 0 {
-                    return self.last_before(state.last_sequence).await;
+                    let last = last_before(&stream, state.last_sequence).await?;
+                    let gone = || WireError::Unavailable("the stream's last message has just gone".into());
+                    return self.tail_of(&last.ok_or_else(gone)?);
                 }
                 Ok(Tail::Empty { last_sequence: state.last_sequence })
             }
@@ -236,6 +264,34 @@ impl Wire for NatsWire {
             tracing::error!("the NATS client is closed");
         }
     }
+
+    fn parks(&self) -> bool {
+        self.letters.is_some()
+    }
+
+    async fn read_mark(&mut self) -> Result<Option<u64>, WireError> {
+        self.letters()?.mark(&self.stream).await
+    }
+
+    async fn is_parked(&mut self, message: &Message) -> Result<bool, WireError> {
+        self.letters()?.is_parked(&self.stream, message).await
+    }
+
+    async fn park(&mut self, message: &Message, poison: &Poison) -> Result<bool, WireError> {
+        self.letters()?.park(&self.stream, message, poison).await
+    }
+
+    async fn diagnose(&mut self, message: &Message) -> Result<Option<Poison>, WireError> {
+        if self.complaints.about(&message.subject) {
+            let reason = "the bridge's user may not publish to the row's subject";
+            return Ok(Some(Poison::new(PoisonKind::Denied, reason)));
+        }
+        if !self.takes(&message.subject).await? {
+            let reason = format!("the row's subject is not one of stream {}", self.stream);
+            return Ok(Some(Poison::new(PoisonKind::Subject, reason)));
+        }
+        Ok(None)
+    }
 }
 
 impl NatsWire {
@@ -251,45 +307,8 @@ impl NatsWire {
     }
 
     fn tail_of(&self, message: &StreamMessage) -> Result<Tail, WireError> {
-        let foreign = || WireError::Foreign {
-            stream: self.stream.clone(),
-            sequence: message.sequence,
-            subject: message.subject.to_string(),
-        };
-        // Before the position: what a newer bridge writes there may be another thing.
-        let format = message.headers.get_last(header::FORMAT).map(|format| format.as_str());
-        if let Some(format) = header::newer_format(format) {
-            return Err(WireError::NewerFormat {
-                stream: self.stream.clone(),
-                sequence: message.sequence,
-                format: format.chars().take(20).collect(),
-            });
-        }
-        let position = message.headers.get_last(header::POSITION).ok_or_else(foreign)?;
-        let position = Position::from_str(position.as_str()).map_err(|_| foreign())?;
+        let position = position_of(&self.stream, message)?;
         Ok(Tail::Message(TailMessage { sequence: message.sequence, position }))
-    }
-
-    /// The last message that is left where the messages at the end were deleted one by one: the server finds no last one
-    /// then, though there are some.
-    async fn last_before(&self, last_sequence: u64) -> Result<Tail, WireError> {
-        let stream = self.stream().await?;
-        // There is a message at or behind `low`, and none behind `high`.
-        let (mut low, mut high) = (1, last_sequence);
-        let mut last = None;
-        while low <= high {
-            let middle = low + (high - low) / 2;
-            match stream.get_first_raw_message_by_subject(">", middle).await {
-                Ok(message) => {
-                    low = message.sequence + 1;
-                    last = Some(message);
-                }
-                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => high = middle - 1,
-                Err(error) => return Err(WireError::Unavailable(error.to_string())),
-            }
-        }
-        let gone = || WireError::Unavailable("the stream's last message has just gone".into());
-        self.tail_of(&last.ok_or_else(gone)?)
     }
 
     /// What the server says of a stream.
@@ -309,7 +328,50 @@ impl NatsWire {
     }
 }
 
-fn jetstream_error(stream: &str, error: &jetstream::Error) -> WireError {
+/// Where the row of a message of `stream` stood.
+pub(super) fn position_of(stream: &str, message: &StreamMessage) -> Result<Position, WireError> {
+    let foreign = || WireError::Foreign {
+        stream: stream.to_owned(),
+        sequence: message.sequence,
+        subject: message.subject.to_string(),
+    };
+    // Before the position: what a newer bridge writes there may be another thing.
+    let format = message.headers.get_last(header::FORMAT).map(|format| format.as_str());
+    if let Some(format) = header::newer_format(format) {
+        return Err(WireError::NewerFormat {
+            stream: stream.to_owned(),
+            sequence: message.sequence,
+            format: format.chars().take(20).collect(),
+        });
+    }
+    let position = message.headers.get_last(header::POSITION).ok_or_else(foreign)?;
+    Position::from_str(position.as_str()).map_err(|_| foreign())
+}
+
+/// The last message that is left where the messages at the end were deleted one by one: the server finds no last one then,
+/// though there are some.
+pub(super) async fn last_before(
+    stream: &jetstream::stream::Stream<()>,
+    last_sequence: u64,
+) -> Result<Option<StreamMessage>, WireError> {
+    // There is a message at or behind `low`, and none behind `high`.
+    let (mut low, mut high) = (1, last_sequence);
+    let mut last = None;
+    while low <= high {
+        let middle = low + (high - low) / 2;
+        match stream.get_first_raw_message_by_subject(">", middle).await {
+            Ok(message) => {
+                low = message.sequence + 1;
+                last = Some(message);
+            }
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => high = middle - 1,
+            Err(error) => return Err(WireError::Unavailable(error.to_string())),
+        }
+    }
+    Ok(last)
+}
+
+pub(super) fn jetstream_error(stream: &str, error: &jetstream::Error) -> WireError {
     if error.error_code() == ErrorCode::STREAM_NOT_FOUND {
         WireError::NoStream { stream: stream.to_owned() }
     } else {
@@ -343,7 +405,7 @@ struct AnswerError {
     description: String,
 }
 
-fn parse_reply(message: &async_nats::Message, stream: &str) -> Reply {
+pub(super) fn parse_reply(message: &async_nats::Message, stream: &str) -> Reply {
     if message.status == Some(StatusCode::NO_RESPONDERS) {
         return Reply::NoResponders;
     }

@@ -99,6 +99,14 @@ pub(super) mod code {
     pub(in crate::publish) const BATCH_DISABLED: u64 = 10205;
     pub(in crate::publish) const ATOMIC_DISABLED: u64 = 10174;
 
+    /// Whether it is this message that is refused for ever, and not any: then it can become a dead letter.
+    pub(in crate::publish) fn is_poison(code: u64, description: &str) -> bool {
+        let holds_for_all = matches!(code, STREAM_SEALED | ATOMIC_DISABLED);
+        // Another stream has its subject; that one may have stored it, which is worse.
+        let elsewhere = code == WRONG_STREAM && !description.contains("expected stream");
+        is_permanent(code, description) && !holds_for_all && !elsewhere
+    }
+
     /// Whether a message refused so would be refused for ever.
     pub(in crate::publish) fn is_permanent(code: u64, description: &str) -> bool {
         matches!(

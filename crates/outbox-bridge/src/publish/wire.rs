@@ -7,7 +7,7 @@
 
 use std::{fmt, future::Future};
 
-use super::{Message, Tail};
+use super::{Message, Poison, Tail};
 
 /// What a writer needs of its stream.
 pub trait Wire: Send {
@@ -44,6 +44,45 @@ pub trait Wire: Send {
 
     /// Gives the connection up and makes a new one, since this one does not answer.
     fn reconnect(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Whether rows that cannot be published become dead letters.
+    fn parks(&self) -> bool;
+
+    /// The latest commit time of a row of this stream that is or was a dead letter, in microseconds. A row that was committed
+    /// later is none.
+    ///
+    /// # Errors
+    ///
+    /// If there is no answer in time, or there is no stream of letters.
+    fn read_mark(&mut self) -> impl Future<Output = Result<Option<u64>, WireError>> + Send;
+
+    /// Whether the row is or was a dead letter.
+    ///
+    /// # Errors
+    ///
+    /// As [`Wire::read_mark`].
+    fn is_parked(&mut self, message: &Message) -> impl Future<Output = Result<bool, WireError>> + Send;
+
+    /// Makes the row a dead letter; `false` if it is or was one. That it returns so means that the letter is stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`Wire::read_mark`]; then the letter may be stored all the same.
+    fn park(
+        &mut self,
+        message: &Message,
+        poison: &Poison,
+    ) -> impl Future<Output = Result<bool, WireError>> + Send;
+
+    /// Looks why a message that was sent alone is not answered: whether its subject is not one of the stream, or is forbidden.
+    ///
+    /// # Errors
+    ///
+    /// If there is no answer in time.
+    fn diagnose(
+        &mut self,
+        message: &Message,
+    ) -> impl Future<Output = Result<Option<Poison>, WireError>> + Send;
 }
 
 /// A message with all that the protocol adds to it.
@@ -189,6 +228,13 @@ pub enum WireError {
     #[error("a message of {size} bytes at {position} is larger than the server's max_payload of {max} bytes")]
     #[expect(missing_docs, reason = "the fields are what the message says")]
     TooLarge { position: String, size: usize, max: usize },
+    /// A dead letter is refused.
+    #[error(
+        "the dead letter of the row at {position} is refused by stream {stream}: {reason}; mend that stream, or make room in it \
+         (`outbox-bridge dead-letters`), and start again"
+    )]
+    #[expect(missing_docs, reason = "the fields are what the message says")]
+    LetterRefused { stream: String, position: String, reason: String },
     /// The message cannot be sent for another reason of its own.
     #[error("the message at {position} cannot be sent: {reason}")]
     #[expect(missing_docs, reason = "the fields are what the message says")]
@@ -205,6 +251,7 @@ impl WireError {
             | Self::Foreign { .. }
             | Self::NewerFormat { .. }
             | Self::TooLarge { .. }
+            | Self::LetterRefused { .. }
             | Self::Unsendable { .. } => false,
         }
     }

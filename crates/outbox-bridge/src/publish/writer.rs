@@ -1,5 +1,7 @@
 //! The task that owns one stream: sends in order, believes only what fits, and after any doubt asks the stream itself.
 
+mod atomic;
+mod parking;
 mod resume;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -10,12 +12,17 @@ use tokio::{
     time::Instant,
 };
 
+use self::atomic::{ATOMIC_MAX, Atomic};
 use super::{
     chain::Chain,
     stop::{Doubt, Stop, code},
     wire::{Delivery, Envelope, Operation, Reply, ReplyTo, Wire},
 };
-use crate::{backoff::Backoff, metrics::StreamMetrics, publish::Message};
+use crate::{
+    backoff::Backoff,
+    metrics::StreamMetrics,
+    publish::{Message, Poison},
+};
 
 /// How messages are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,18 +99,6 @@ struct Batch {
     ending: bool,
 }
 
-/// An atomic batch on its way: so many messages behind sequence `base`, which are stored all or none.
-#[derive(Debug)]
-struct Atomic {
-    number: u64,
-    base: u64,
-    count: u64,
-}
-
-/// The most messages that the server takes in one atomic batch.
-///
-/// Source: <https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-50.md>.
-const ATOMIC_MAX: usize = 1_000;
 /// Messages between two acknowledgements of a batch, and how many acknowledgements may be outstanding: measured to be the
 /// fastest.
 const FLOW: u16 = 500;
@@ -145,6 +140,8 @@ pub struct Writer<W> {
     /// So often in a row did nothing take the first message, and what is wrong if that was found out.
     unheard_count: u32,
     unheard: Option<String>,
+    /// What is known of dead letters.
+    parking: parking::Parking,
 }
 
 enum Outcome {
@@ -188,6 +185,7 @@ impl<W: Wire> Writer<W> {
             suspect: None,
             unheard_count: 0,
             unheard: None,
+            parking: parking::Parking::default(),
         }
     }
 
@@ -212,6 +210,7 @@ impl<W: Wire> Writer<W> {
         self.batch = None;
         self.atomic = None;
         self.progressed = Instant::now();
+        self.learn_mark().await?;
         loop {
             while let Some(delivery) = self.wire.receive().now_or_never() {
                 if let Some(doubt) = self.take(delivery)? {
@@ -237,20 +236,31 @@ impl<W: Wire> Writer<W> {
                     }
                 }
                 messages = self.input.recv(), if room && !self.closed => match messages {
-                    Some(messages) => self.accept(messages)?,
+                    Some(messages) => self.accept(messages).await?,
                     None => self.closed = true,
                 },
                 () = tokio::time::sleep(BATCH_IDLE), if idle => self.end_batch().await?,
-                () = tokio::time::sleep_until(timeout), if waiting => return Ok(Outcome::Doubt(Doubt::Timeout)),
+                () = tokio::time::sleep_until(timeout), if waiting => {
+                    if self.atomic.is_some() && self.wire.parks() {
+                        // A message whose subject is forbidden is not answered: alone it is told from the others.
+                        self.singly = self.sent;
+                    }
+                    return Ok(Outcome::Doubt(Doubt::Timeout));
+                }
             }
         }
     }
 
-    fn accept(&mut self, messages: Vec<Message>) -> Result<(), Stop> {
+    async fn accept(&mut self, messages: Vec<Message>) -> Result<(), Stop> {
         if self.sent == 0 {
             self.progressed = Instant::now();
         }
         for message in messages {
+            if self.chain.counts() && self.is_parked(&message).await? {
+                self.chain.pass(&message);
+                self.done += 1;
+                continue;
+            }
             let taken = self
                 .chain
                 .push(message)
@@ -265,19 +275,32 @@ impl<W: Wire> Writer<W> {
     /// Sends what may be sent.
     async fn send_all(&mut self) -> Result<(), Stop> {
         self.blocked = false;
+        self.park_condemned().await?;
         if self.mode == Mode::Durable {
             // One thing at a time: what comes meanwhile goes with the next batch.
             if self.sent > 0 {
                 return Ok(());
             }
-            let count = self.chain.whole_transactions(ATOMIC_MAX);
+            let count = self.before_doubtful(self.chain.whole_transactions(ATOMIC_MAX));
             if self.singly == 0 && count > 1 {
-                return self.send_atomic(count).await;
+                self.send_atomic(count).await?;
+                if self.sent > 0 {
+                    return Ok(());
+                }
             }
         }
         while self.sent < self.chain.len() {
             if (self.probing || self.mode == Mode::Durable) && self.sent > 0 {
                 return Ok(());
+            }
+            if self.is_doubtful(self.sent) {
+                // All before it are to be stored first.
+                if self.sent > 0 {
+                    self.blocked = true;
+                    return Ok(());
+                }
+                self.resolve_doubtful().await?;
+                continue;
             }
             if self.batch.is_none() && self.should_batch() {
                 // The server guards what is within a batch, but not the message on its way before it.
@@ -328,34 +351,14 @@ impl<W: Wire> Writer<W> {
                     self.blocked = true;
                     return Ok(());
                 }
-                Err(source) => return Err(Stop::Wire { stream: self.options.stream.clone(), source }),
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends the first `count` messages as one batch that is stored as a whole or not at all.
-    async fn send_atomic(&mut self, count: usize) -> Result<(), Stop> {
-        self.batches += 1;
-        let (number, base) = (self.batches, self.chain.sequence());
-        self.progressed = Instant::now();
-        for index in 0..count {
-            let Some(message) = self.chain.get(index) else { break };
-            let reply_to =
-                ReplyTo::Atomic { batch: number, number: index as u64 + 1, commit: index + 1 == count };
-            let envelope = Envelope { message, expected_last_sequence: base, after: None, reply_to };
-            match self.wire.send(envelope).await {
-                Ok(()) => {}
-                // Alone it tells what is wrong with it, once all before it are stored. The server forgets the batch.
-                Err(_) if count > 1 => {
-                    self.singly = count;
-                    return Ok(());
+                Err(source) => {
+                    if let Some(batch) = &mut self.batch {
+                        batch.sent -= 1;
+                    }
+                    self.unsendable(source).await?;
                 }
-                Err(source) => return Err(Stop::Wire { stream: self.options.stream.clone(), source }),
             }
         }
-        self.sent = count;
-        self.atomic = Some(Atomic { number, base, count: count as u64 });
         Ok(())
     }
 
@@ -420,6 +423,17 @@ impl<W: Wire> Writer<W> {
             Reply::Stored { duplicate: true, .. } => Ok(Some(Doubt::Duplicate)),
             Reply::NoResponders => Ok(Some(Doubt::NoResponders)),
             Reply::Refused { code, description }
+                if self.wire.parks() && code::is_poison(code, &description) =>
+            {
+                if !self.probing || self.sent > 1 {
+                    // Alone it proves that all before it are stored.
+                    return Ok(Some(Doubt::Refused(code, description)));
+                }
+                self.sent = 0;
+                self.condemn(Poison::refused(code, &description));
+                Ok(None)
+            }
+            Reply::Refused { code, description }
                 // What another stream stores is lost to this one, and more must not follow it.
                 if code == code::WRONG_STREAM
                     || (code::is_permanent(code, &description) && self.probing) =>
@@ -469,31 +483,6 @@ impl<W: Wire> Writer<W> {
                 Ok(Some(Doubt::BatchEnded))
             }
             Reply::Refused { code, description } => Ok(Some(Doubt::Refused(code, description))),
-        }
-    }
-
-    fn take_atomic(&mut self, reply: Reply) -> Result<Option<Doubt>, Stop> {
-        let Some(Atomic { base, count, .. }) = self.atomic.take() else { return Ok(None) };
-        match reply {
-            Reply::Stored { sequence, count: Some(stored), .. }
-                if stored == count && sequence == base + count =>
-            {
-                Ok(self.stored_up_to(sequence))
-            }
-            Reply::Stored { .. } | Reply::Flow { .. } => Ok(Some(Doubt::WrongSequence)),
-            Reply::NoResponders => Ok(Some(Doubt::NoResponders)),
-            Reply::Refused { code: code::ATOMIC_DISABLED, description } => Err(Stop::Refused {
-                stream: self.options.stream.clone(),
-                position: self.chain.get(0).map(|message| message.position().to_string()).unwrap_or_default(),
-                reason: format!("{description}; set allow_atomic to true on it, or publish.mode to \"auto\""),
-            }),
-            Reply::Refused { code, description } => {
-                // An id that the stream knows, a message that is too large: alone it is told which one.
-                if code != code::WRONG_LAST_SEQUENCE {
-                    self.singly = self.sent;
-                }
-                Ok(Some(Doubt::Refused(code, description)))
-            }
         }
     }
 

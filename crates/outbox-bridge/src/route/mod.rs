@@ -6,6 +6,7 @@
 
 mod headers;
 mod template;
+mod unroutable;
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -57,6 +58,7 @@ pub struct Route {
     pub stream: usize,
     config: config::Outbox,
     source: String,
+    parking: bool,
 }
 
 /// Where in a row's values each role stands, for one version of a table. `values` are those of `projection`'s columns.
@@ -88,7 +90,14 @@ impl Route {
     pub fn new(config: config::Outbox, stream: usize, server: &str) -> Self {
         let table: Arc<str> = config.table.to_string().into();
         let source = config.source.clone().unwrap_or_else(|| format!("//{server}/{table}"));
-        Self { table, stream, source: header::encode_value(&source).into_owned(), config }
+        Self { table, stream, source: header::encode_value(&source).into_owned(), config, parking: false }
+    }
+
+    /// Whether a row that cannot become a message is handed on as one that says so, instead of being an error.
+    #[must_use]
+    pub fn parking(mut self, parking: bool) -> Self {
+        self.parking = parking;
+        self
     }
 
     /// Whether rows of this table take this route.
@@ -162,6 +171,18 @@ impl Route {
         values: &[Value],
         transaction: &Arc<TransactionId>,
     ) -> Result<Message, RouteError> {
+        match self.routed(mapping, values, transaction) {
+            Err(error) if self.parking => Ok(self.unroutable(mapping, values, transaction, &error)),
+            routed => routed,
+        }
+    }
+
+    fn routed(
+        &self,
+        mapping: &Mapping,
+        values: &[Value],
+        transaction: &Arc<TransactionId>,
+    ) -> Result<Message, RouteError> {
         let columns = &self.config.columns;
         let id = self.id(values.get(mapping.id), &columns.id)?;
         let aggregate_type =
@@ -220,6 +241,7 @@ impl Route {
             id: header::encode_value(&id).into_owned(),
             headers,
             body,
+            poison: None,
         })
     }
 

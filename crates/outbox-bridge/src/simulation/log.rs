@@ -1,13 +1,17 @@
 //! A log of transactions, and a source that reads it and is sometimes lost.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::{
     checkpoint::{At, LogPoint, Transaction},
-    publish::{Message, TransactionId},
+    publish::{Message, Poison, PoisonKind, TransactionId},
     source::{Batch, Source, SourceError},
 };
 
@@ -20,6 +24,21 @@ pub(super) struct Log {
     pub(super) expected: Vec<Vec<(String, u64)>>,
     /// Some ids are inserted twice.
     pub(super) doubles: bool,
+    /// Ids of rows that the streams refuse or the network swallows, each with how.
+    pub(super) poison: HashMap<String, Harm>,
+}
+
+/// What is wrong with a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Harm {
+    /// The stream refuses it.
+    Refused,
+    /// The client does not send it.
+    Unsendable,
+    /// It is dropped without a word.
+    Swallowed,
+    /// It never was a message.
+    Unroutable,
 }
 
 impl Log {
@@ -31,6 +50,8 @@ impl Log {
         let (mut file_number, mut offset) = (1, 4);
         let mut last_id = String::new();
         let doubles = random.random_ratio(1, 8);
+        let poisoned = !doubles && random.random_ratio(1, 3);
+        let mut poison = HashMap::new();
         for number in 0..random.random_range(1..120_u64) {
             if random.random_ratio(1, 20) {
                 (file_number, offset) = (file_number + 1, 4);
@@ -61,6 +82,14 @@ impl Log {
                 if known.insert((stream, id.clone())) {
                     expected[stream].push((id.clone(), counts[stream]));
                 }
+                let harm = (poisoned && random.random_ratio(1, 6)).then(|| {
+                    [Harm::Refused, Harm::Unsendable, Harm::Swallowed, Harm::Unroutable]
+                        [random.random_range(0..4)]
+                });
+                if let Some(harm) = harm {
+                    poison.insert(id.clone(), harm);
+                }
+                let unroutable = harm == Some(Harm::Unroutable);
                 rows.push((
                     stream,
                     Message {
@@ -71,6 +100,8 @@ impl Log {
                         id,
                         headers: Vec::new(),
                         body: Bytes::new(),
+                        poison: unroutable
+                            .then(|| Box::new(Poison::new(PoisonKind::Unmappable, "simulated"))),
                     },
                 ));
                 counts[stream] += 1;
@@ -79,7 +110,7 @@ impl Log {
             ids.push(transaction);
             offset += random.random_range(100..1_000);
         }
-        Self { transactions, ids, expected, doubles }
+        Self { transactions, ids, expected, doubles, poison }
     }
 
     fn point(&self, done: usize) -> LogPoint {

@@ -100,6 +100,9 @@ impl Simulation {
     async fn run(mut self) {
         let mut runs = vec![self.start(CancellationToken::new())];
         let turns = self.random.random_range(3..12);
+        // Limits are raised and permissions given at some time: what is a dead letter by then stays one.
+        let heal = self.random.random_ratio(1, 3);
+        let replays = self.random.random_ratio(1, 3);
         for _ in 0..turns {
             let wait = Duration::from_millis(self.random.random_range(0..4_000));
             let until_operation = self.random.random_range(1..150);
@@ -122,6 +125,16 @@ impl Simulation {
                 5 if self.world.faults.checkpoint_lost => self.store.lose(),
                 6 => self.store.disturb(Duration::from_millis(self.random.random_range(0..8_000))),
                 _ => self.world.strike(),
+            }
+            if heal && self.random.random_ratio(1, 6) {
+                runs.iter().for_each(Run::abort);
+                tokio::task::yield_now().await;
+                self.world.heal();
+            }
+            if replays && self.random.random_ratio(1, 4) {
+                runs.iter().for_each(Run::abort);
+                tokio::task::yield_now().await;
+                self.world.replay();
             }
             self.supervise(&mut runs).await;
         }

@@ -5,7 +5,7 @@
 //! for a while from what it knew, and a store that is put back to an older state.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -17,10 +17,13 @@ use tokio::{
     time::Instant,
 };
 
-use super::log::Log;
+use super::log::{Harm, Log};
 use crate::{
     pipeline::{StreamTraits, Wires},
-    publish::{Delivery, Envelope, Mode, Operation, Reply, ReplyTo, Tail, TailMessage, Wire, WireError},
+    publish::{
+        Delivery, Envelope, Message, Mode, Operation, Poison, PoisonKind, Reply, ReplyTo, Tail, TailMessage,
+        Wire, WireError,
+    },
 };
 
 /// Which faults a seed has. Some exclude each other: what was purged and forgotten can't be known by anybody.
@@ -96,6 +99,15 @@ struct State {
     /// One in so many answers goes wrong; 0 is never.
     trouble: u32,
     operations: u64,
+    /// For each stream, the rows that it must hold in the end: those that are not dead letters.
+    expected: Vec<Vec<(String, u64)>>,
+    /// For each stream, the rows that are dead letters, and the latest commit time of one.
+    letters: Vec<HashSet<Position>>,
+    marks: Vec<Option<u64>>,
+    /// For each stream, the dead letters that were not replayed yet: id and place.
+    parked: Vec<Vec<(String, Position)>>,
+    /// What was refused is taken by now.
+    healed: bool,
     /// What the oracle has to say against the bridge.
     violation: Option<String>,
 }
@@ -126,6 +138,11 @@ impl World {
                 old: (0, 0),
                 trouble,
                 operations: 0,
+                expected: log.expected.clone(),
+                letters: names.iter().map(|_| HashSet::new()).collect(),
+                marks: vec![None; names.len()],
+                parked: vec![Vec::new(); names.len()],
+                healed: false,
                 violation: None,
             }),
             names: names.iter().map(|&name| name.to_owned()).collect(),
@@ -204,8 +221,33 @@ impl World {
         state
             .streams
             .iter()
-            .zip(&self.log.expected)
+            .zip(&state.expected)
             .all(|(stream, expected)| stream.messages.len() == expected.len())
+    }
+
+    /// What could not be published can be from now on.
+    pub(super) fn heal(&self) {
+        self.lock().healed = true;
+    }
+
+    /// Some dead letters are published after all, as `dead-letters replay` does it in the place of the bridge.
+    pub(super) fn replay(&self) {
+        if self.faults.purge || self.faults.restore {
+            // The one is refused, and what is lost by the other no log has.
+            return;
+        }
+        let mut state = self.lock();
+        let state = &mut *state;
+        for (index, stream) in state.streams.iter_mut().enumerate() {
+            let count = state.random.random_range(0..=state.parked[index].len());
+            for (id, own) in state.parked[index].drain(..count) {
+                let position =
+                    stream.messages.last().map_or_else(|| own.clone(), |last| last.position.clone());
+                tracing::debug!(index, id, %own, at = stream.messages.len() + 1, "replay");
+                state.expected[index].insert(stream.messages.len(), (id.clone(), own.row));
+                stream.messages.push(StoredMessage { id, position });
+            }
+        }
     }
 
     pub(super) fn violation(&self) -> Option<String> {
@@ -214,7 +256,7 @@ impl World {
 
     pub(super) fn summary(&self) -> String {
         let state = self.lock();
-        let counts = state.streams.iter().zip(&self.log.expected);
+        let counts = state.streams.iter().zip(&state.expected);
         counts.map(|(stream, expected)| format!("{} of {} ", stream.messages.len(), expected.len())).collect()
     }
 
@@ -290,6 +332,36 @@ impl State {
                 self.handle_batch(index, &packet, (batch, number, flow, operation), faults, log);
             }
         }
+    }
+
+    /// What is wrong with a row, as long as something is.
+    fn harm(&self, id: &str, log: &Log) -> Option<Harm> {
+        log.poison.get(id).copied().filter(|harm| !self.healed || *harm == Harm::Unroutable)
+    }
+
+    /// Makes a row a dead letter, which it may become only when exactly those before it are stored.
+    fn park(&mut self, index: usize, message: &Message, log: &Log, restore: bool) -> bool {
+        if !self.letters[index].insert(message.position()) {
+            return false;
+        }
+        let mark = message.transaction.committed_micros;
+        self.marks[index] = Some(self.marks[index].map_or(mark, |known| known.max(mark)));
+        let row = (message.id.clone(), message.row);
+        let stored = self.streams[index].messages.len();
+        let at = self.expected[index].iter().position(|expected| *expected == row);
+        tracing::debug!(index, ?row, stored, "park");
+        match at {
+            // What was acknowledged may have been lost since.
+            Some(at) if (at == stored || restore && at > stored) && log.poison.contains_key(&message.id) => {
+                self.expected[index].remove(at);
+                self.parked[index].push((message.id.clone(), message.position()));
+            }
+            _ if self.violation.is_none() => {
+                self.violation = Some(format!("{row:?} is parked with {stored} stored, expected at {at:?}"));
+            }
+            _ => {}
+        }
+        true
     }
 
     fn handle_batch(
@@ -372,8 +444,11 @@ impl State {
             packets[..at].iter().any(|before| before.message.id == packet.message.id) || stored(packet)
         };
         let wrong = packets.first().is_some_and(|first| first.expected_last_sequence != last);
+        let refused = packets.iter().any(|packet| self.harm(&packet.message.id, log) == Some(Harm::Refused));
         let reply = if packets.len() as u64 != number {
             refuse(10176, "atomic publish batch is incomplete")
+        } else if refused {
+            refuse(10054, "message size exceeds maximum allowed")
         } else if wrong && !faults.replicated {
             refuse(10071, "wrong last sequence")
         } else if packets.iter().enumerate().any(twice) {
@@ -397,6 +472,12 @@ impl State {
     }
 
     fn store(&mut self, index: usize, packet: &Packet, faults: &Faults, log: &Log) -> Reply {
+        if self.harm(&packet.message.id, log) == Some(Harm::Refused) {
+            return Reply::Refused {
+                code: 10054,
+                description: "message size exceeds maximum allowed".into(),
+            };
+        }
         let stream = &mut self.streams[index];
         let last = stream.messages.len() as u64;
         let wrong = packet.expected_last_sequence != last;
@@ -413,7 +494,7 @@ impl State {
             return Reply::Refused { code: 10070, description: "wrong last msg ID".into() };
         }
         let got = (packet.message.id.clone(), packet.message.position.row);
-        let expected = log.expected[index].get(stream.messages.len());
+        let expected = self.expected[index].get(stream.messages.len());
         if expected != Some(&got) && self.violation.is_none() {
             self.violation = Some(format!("stored {got:?} as {} where {expected:?} belongs", last + 1));
         }
@@ -546,7 +627,18 @@ fn known(state: &mut State, index: usize) -> usize {
 
 impl Wire for SimulatedWire {
     async fn send(&mut self, envelope: Envelope<'_>) -> Result<(), WireError> {
-        let generation = self.world.lock().generation;
+        let (generation, harm) = {
+            let state = self.world.lock();
+            (state.generation, state.harm(&envelope.message.id, &self.world.log))
+        };
+        let end = matches!(envelope.reply_to, ReplyTo::Batch { operation: Operation::End, .. });
+        if harm == Some(Harm::Unsendable) && !end {
+            let position = envelope.message.position().to_string();
+            return Err(WireError::TooLarge { position, size: 1, max: 0 });
+        }
+        if harm == Some(Harm::Swallowed) && !end {
+            return Ok(());
+        }
         let packet = Packet {
             wire: self.number,
             generation,
@@ -592,5 +684,39 @@ impl Wire for SimulatedWire {
 
     async fn reconnect(&mut self) {
         self.world.lock().disconnect();
+    }
+
+    fn parks(&self) -> bool {
+        !self.world.log.poison.is_empty()
+    }
+
+    async fn read_mark(&mut self) -> Result<Option<u64>, WireError> {
+        let index = self.index;
+        self.ask(|state| state.marks[index]).await
+    }
+
+    async fn is_parked(&mut self, message: &Message) -> Result<bool, WireError> {
+        let index = self.index;
+        self.ask(|state| state.letters[index].contains(&message.position())).await
+    }
+
+    async fn park(&mut self, message: &Message, poison: &Poison) -> Result<bool, WireError> {
+        assert!(poison.kind != PoisonKind::Headers, "none is simulated");
+        let (index, world) = (self.index, self.world.clone());
+        let parked = self.ask(|state| state.park(index, message, &world.log, world.faults.restore)).await?;
+        let mut state = self.world.lock();
+        let trouble = state.trouble;
+        if trouble > 0 && state.random.random_ratio(3, trouble) {
+            // It is stored, and nobody learns of it.
+            return Err(WireError::Timeout);
+        }
+        Ok(parked)
+    }
+
+    async fn diagnose(&mut self, message: &Message) -> Result<Option<Poison>, WireError> {
+        let world = self.world.clone();
+        let swallowed =
+            self.ask(|state| state.harm(&message.id, &world.log) == Some(Harm::Swallowed)).await?;
+        Ok(swallowed.then(|| Poison::new(PoisonKind::Denied, "simulated")))
     }
 }

@@ -1,13 +1,16 @@
 //! The bridge itself: `init`, `run` in every mode, `check` and `status`.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use async_nats::jetstream::stream;
-use outbox_bridge_tests::{Bridge, Expected, Order, STREAM, Settings, TABLE, World};
-use testbed::Flavour;
+use outbox_bridge_tests::{Bridge, Event, Expected, Order, STREAM, Settings, TABLE, World};
+use testbed::{Flavour, eventually};
 
 use super::{PASSWORD, Recorder, publish_permissions, server};
 use crate::read;
 
+const LIMIT: Duration = Duration::from_secs(60);
 const INBOX_PREFIX: &str = "_INBOX_BRIDGE";
 const MYSQL_PASSWORD: &str = "s3cret # \"password\"";
 
@@ -22,6 +25,8 @@ fn settings_of(world: &World, folder: &tempfile::TempDir, user: &str) -> Result<
         .set("nats.user", user)
         .set("nats.password_file", file.display().to_string())
         .set("nats.inbox_prefix", INBOX_PREFIX)
+        .set("poison.action", "dead_letter")
+        .set("poison.stream", "DEAD")
         .set("lease.ttl", "2s"))
 }
 
@@ -48,7 +53,7 @@ async fn the_permissions_of_the_bridge_suffice_and_none_is_idle() -> Result<()> 
     let init = settings_of(&world, &folder, "init")?;
     let recorder = Recorder::start(&world.nats, INBOX_PREFIX).await?;
     let text = well(&init, &["init", "--apply"])?;
-    ensure!(text.contains("stream ORDERS: created"), "{text}");
+    ensure!(text.contains("stream ORDERS: created") && text.contains("stream DEAD: created"), "{text}");
     let durable = init.set("publish.mode", "durable");
     let text = well(&durable, &["init", "--apply", "--update-stream"])?;
     ensure!(text.contains("stream ORDERS: updated"), "{text}");
@@ -68,6 +73,13 @@ async fn the_permissions_of_the_bridge_suffice_and_none_is_idle() -> Result<()> 
         world.insert(numbers.clone()).await?;
         world.await_messages(&mut standby, STREAM, numbers.end).await?;
         numbers = numbers.end..numbers.end + 10;
+        let mut conn = world.conn().await?;
+        Event::new(0).headers("[]").insert(&mut conn, TABLE).await?;
+        conn.disconnect().await?;
+        let listed = || well(&settings, &["dead-letters", "list"]);
+        eventually("the dead letter", LIMIT, async || Ok(listed()?.contains("headers").then_some(())))
+            .await?;
+        well(&settings, &["dead-letters", "drop", "--all", "--yes"])?;
         well(&settings, &["check"])?;
         let text = well(&settings, &["status"])?;
         ensure!(text.contains("process "), "nobody leads:\n{text}");
@@ -75,6 +87,7 @@ async fn the_permissions_of_the_bridge_suffice_and_none_is_idle() -> Result<()> 
         for log in [bridge.log(), standby.log()] {
             ensure!(!log.contains("ermissions") && log.contains(&format!("mode={mode}")), "{log}");
         }
+        world.database.exec(&format!("DELETE FROM {TABLE} WHERE headers IS NOT NULL")).await?;
         let expected = Expected::rows(&world.database, TABLE, "seq").await?;
         world.verify_rows(&standby, &expected, Order::Total).await?;
     }
@@ -95,6 +108,7 @@ async fn check_names_each_permission_that_is_missing() -> Result<()> {
     }
     let world = World::mysql().nats(server(&users)?).start().await?;
     let folder = tempfile::tempdir()?;
+    well(&settings_of(&world, &folder, "init")?, &["init", "--apply"])?;
     let bucket = ["$JS.API.INFO", "$JS.API.STREAM.CREATE.KV_OUTBOX_BRIDGE"];
     for exists in [false, true] {
         if exists {

@@ -74,7 +74,7 @@ impl Recorder {
         let client = nats.client().await?;
         // Not ">": who listens to inboxes makes the server believe that clients which are gone still wait for messages.
         let mut messages = Vec::new();
-        for subject in ["$JS.>", "$KV.>", "orders.>", "dead.>"] {
+        for subject in ["$JS.>", "$KV.>", "orders.>", "dead.>", "outbox.dead.>"] {
             messages.push(client.subscribe(subject).await?);
         }
         let mut messages = futures_util::stream::select_all(messages);

@@ -3,6 +3,7 @@
 //! A probe asks a server and hands what it learnt to pure functions that judge it. A probe that fails is a finding, and
 //! the others go on, so that one run shows all there is to do.
 
+mod letters;
 pub(super) mod nats;
 pub(super) mod permissions;
 mod progress;

@@ -77,6 +77,7 @@ pub(super) async fn probe(config: &Config) -> Target {
             existing.push(stream);
         }
     }
+    target.findings.extend(super::letters::probe(&client, &jetstream, &complaints, config).await);
     let complete = existing.len() == configured;
     target.progress = progress::probe(&client, &jetstream, &complaints, config, &existing, complete).await;
     target

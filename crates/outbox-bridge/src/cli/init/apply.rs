@@ -151,6 +151,11 @@ async fn stream(
             findings.push(Finding::new(Severity::Warning, &subject, problem, remedy));
         }
     }
+    if outboxes.is_empty() {
+        // That of the dead letters.
+        findings.push(Finding::note(&subject, "takes dead letters"));
+        return findings;
+    }
     findings.extend(assess(&current, &outboxes, &config.publish, server));
     findings
 }

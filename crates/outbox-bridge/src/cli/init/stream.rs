@@ -2,7 +2,7 @@
 
 use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType};
 
-use crate::config::{Config, PublishMode};
+use crate::config::{Config, DeadLetters, PublishMode};
 
 /// The streams of a configuration, in its order, each with the subjects of all its outboxes.
 ///
@@ -42,6 +42,25 @@ pub(super) fn configurations(config: &Config, replicas: u8) -> Vec<StreamConfig>
             ..StreamConfig::default()
         });
     }
+    if let Some(DeadLetters { stream, subject }) = &config.dead_letters {
+        streams.push(StreamConfig {
+            name: stream.clone(),
+            subjects: vec![format!("{subject}.>")],
+            description: Some(format!("Rows that {} could not publish", config.name)),
+            storage: StorageType::File,
+            retention: RetentionPolicy::Limits,
+            discard: DiscardPolicy::New,
+            max_messages: -1,
+            // What becomes of a letter takes its place.
+            max_messages_per_subject: 1,
+            max_bytes: -1,
+            max_consumers: -1,
+            max_message_size: -1,
+            num_replicas: usize::from(replicas),
+            duplicate_window: std::time::Duration::from_secs(120),
+            ..StreamConfig::default()
+        });
+    }
     streams
 }
 
@@ -67,6 +86,18 @@ mod tests {
             .map(|stream| (stream.name.as_str(), stream.subjects.iter().map(String::as_str).collect()))
             .collect();
         assert_eq!(subjects, [("ORDERS", vec!["orders.*.*", "more.*"]), ("BILLS", vec!["bills"])]);
+    }
+
+    #[test]
+    fn dead_letters_have_a_stream_of_their_own() {
+        let more = "[poison]\naction = \"dead_letter\"\nstream = \"DEAD\"\n";
+        let streams = configurations(&config(more), 3);
+        let dead = streams.last().expect("a stream");
+        assert_eq!(
+            (dead.name.as_str(), dead.subjects.as_slice()),
+            ("DEAD", ["outbox.dead.>".to_owned()].as_slice())
+        );
+        assert_eq!((dead.max_messages_per_subject, dead.num_replicas), (1, 3));
     }
 
     #[test]

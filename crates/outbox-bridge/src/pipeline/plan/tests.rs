@@ -71,6 +71,7 @@ fn message(offset: u64) -> crate::publish::Message {
         id: String::new(),
         headers: Vec::new(),
         body: bytes::Bytes::new(),
+        poison: None,
     }
 }
 

@@ -73,8 +73,12 @@ impl<W: Wire> Writer<W> {
                 }
                 Located::Advanced(count) => {
                     self.refusals += u32::from(wrong_last_sequence && count == 0);
+                    if count == 0 && !(wrong_last_sequence && self.refusals < 2) {
+                        self.diagnose_first(&doubt).await?;
+                    }
                 }
                 Located::Ahead => {
+                    self.parking.forget();
                     self.conflicts += 1;
                     if self.conflicts > CONFLICTS_MAX {
                         return Err(Stop::Conflict { stream: self.options.stream.clone() });
