@@ -8,7 +8,8 @@ async fn rows(world: &World) -> Result<u64> {
 }
 
 async fn await_rows(world: &World, bridge: &mut Bridge, expected: u64) -> Result<()> {
-    let left = eventually(&format!("{expected} rows to be left"), LIMIT, async || {
+    let waiting = format!("{expected} rows to be left");
+    let left = eventually(&waiting, LIMIT, async || {
         bridge.check_running()?;
         Ok((rows(world).await? == expected).then_some(()))
     });

@@ -103,8 +103,8 @@ struct State {
     operations: u64,
     /// For each stream, the rows that it must hold in the end: those that are not dead letters.
     expected: Vec<Vec<(String, u64)>>,
-    /// For each stream, the rows that are dead letters, and the latest commit time of one.
-    letters: Vec<HashSet<Position>>,
+    /// For each stream, the rows that are dead letters, by GTID and number, and the latest commit time of one.
+    letters: Vec<HashSet<(String, u64)>>,
     marks: Vec<Option<u64>>,
     /// For each stream, the dead letters that were not replayed yet: id and place.
     parked: Vec<Vec<(String, Position)>>,
@@ -283,6 +283,11 @@ impl World {
     }
 }
 
+/// What names a row on every server.
+fn name(message: &Message) -> (String, u64) {
+    (message.transaction.gtid.clone(), message.row)
+}
+
 impl State {
     fn disconnect(&mut self) {
         self.generation += 1;
@@ -343,7 +348,7 @@ impl State {
 
     /// Makes a row a dead letter, which it may become only when exactly those before it are stored.
     fn park(&mut self, index: usize, message: &Message, log: &Log, restore: bool) -> bool {
-        if !self.letters[index].insert(message.position()) {
+        if !self.letters[index].insert(name(message)) {
             return false;
         }
         let mark = message.transaction.committed_micros;
@@ -731,7 +736,7 @@ impl Wire for SimulatedWire {
 
     async fn is_parked(&mut self, message: &Message) -> Result<bool, WireError> {
         let index = self.index;
-        self.ask(|state| state.letters[index].contains(&message.position())).await
+        self.ask(|state| state.letters[index].contains(&name(message))).await
     }
 
     async fn park(&mut self, message: &Message, poison: &Poison) -> Result<bool, WireError> {

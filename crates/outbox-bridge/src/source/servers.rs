@@ -38,8 +38,8 @@ pub enum RelocateError {
     /// It replicates nobody and does not have all that is published, so it never will.
     #[error(
         "the server {server} has lost transactions that are published: {missing}. It follows no other server (any more), so they do not \
-         come. Bring them there (from the old server's log, or by replicating from it), or read the server that has them; to go on \
-         without them, correct what their messages did, then delete the checkpoint and set source.start to the server's own executed set"
+         come. If it is a server of its own, which never had them, correct source.url. Else bring them there (from the old server's log, or by \
+         replicating from it), or read the server that has them; to go on without them, correct what their messages did, then delete the checkpoint and set source.start to the server's own executed set"
     )]
     #[expect(missing_docs, reason = "the fields are what the message says")]
     Lost { server: String, missing: String },

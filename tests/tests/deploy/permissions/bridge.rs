@@ -100,6 +100,7 @@ async fn the_permissions_of_verify_suffice_and_none_is_idle() -> Result<()> {
     let world = World::mysql().nats(server("")?).start().await?;
     grant(&world, "mysql/grants.sql").await?;
     let folder = tempfile::tempdir()?;
+    well(&settings_of(&world, &folder, "init")?, &["init", "--apply", "--update-stream"])?;
     let mut bridge = Bridge::start(&settings_of(&world, &folder, "bridge")?).await?;
     world.insert(0..10).await?;
     world.await_messages(&mut bridge, STREAM, 10).await?;
