@@ -52,14 +52,15 @@ pub enum RelocateError {
     Purged { server: String, missing: String },
     /// It gives out no GTIDs.
     #[error(
-        "the server {server} cannot take the place of another one: its gtid_mode is {mode} and must be ON"
+        "the server {server} cannot take the place of another one: its gtid_mode is {mode} and must be ON; if it is read by \
+         mistake, correct source.url"
     )]
     #[expect(missing_docs, reason = "the fields are what the message says")]
     NoGtids { server: String, mode: String },
     /// It writes no log of what it replicates.
     #[error(
         "the server {server} cannot take the place of another one: it does not write what it replicates to its own log; start it with \
-         log_replica_updates (MariaDB: log_slave_updates) and log_bin"
+         log_replica_updates (MariaDB: log_slave_updates) and log_bin; if it is read by mistake, correct source.url"
     )]
     #[expect(missing_docs, reason = "the fields are what the message says")]
     NoLog { server: String },
