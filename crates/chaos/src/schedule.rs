@@ -280,6 +280,6 @@ mod tests {
         let mut kinds: Vec<_> = long.iter().flatten().map(|timed| timed.fault.kind()).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        assert_eq!(kinds.len(), 18, "{kinds:?}");
+        assert_eq!(kinds.len(), 20, "{kinds:?}");
     }
 }
