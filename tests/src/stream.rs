@@ -13,6 +13,9 @@ const BATCH: usize = 2_000;
 /// And about how many bytes.
 const BATCH_BYTES: u64 = 8 << 20;
 
+/// After so long without a message it is asked whether there are any more.
+const SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// A message as the stream holds it.
 #[derive(Debug, Clone)]
 pub struct Stored {
@@ -90,7 +93,15 @@ pub(crate) async fn visit(
     let large = usize::try_from(BATCH_BYTES / (state.bytes / state.messages).max(1))?;
     let batch = large.clamp(1, BATCH);
     let mut deliveries = consumer.stream().max_messages_per_batch(batch).messages().await?;
-    while let Some(message) = deliveries.next().await {
+    loop {
+        let Ok(message) = tokio::time::timeout(SILENCE_MAX, deliveries.next()).await else {
+            // The last ones may have gone meanwhile.
+            if consumer.get_info().await?.num_pending == 0 {
+                break;
+            }
+            continue;
+        };
+        let Some(message) = message else { break };
         let message = message?;
         let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
         let sequence = info.stream_sequence;
