@@ -342,6 +342,18 @@ impl Bridge {
         Ok(text.lines().filter_map(value).sum())
     }
 
+    /// Waits until the log says this.
+    ///
+    /// # Errors
+    ///
+    /// If it does not within a minute; then with the end of the log.
+    pub async fn await_log(&self, words: &str) -> Result<()> {
+        let what = format!("the log to say {words:?}");
+        let limit = Duration::from_secs(60);
+        let said = eventually(&what, limit, async || Ok(self.log().contains(words).then_some(()))).await;
+        said.map_err(|error| self.explain(error))
+    }
+
     /// The most memory that was ever resident.
     ///
     /// # Errors

@@ -46,6 +46,23 @@ impl Stored {
         text.parse().with_context(|| format!("message {}", self.sequence))
     }
 
+    /// Publishes it once more, with this body, as somebody would by mistake.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is lost.
+    pub async fn publish_again(&self, client: &async_nats::Client, body: impl Into<Bytes>) -> Result<()> {
+        let mut headers = HeaderMap::new();
+        for (name, values) in self.headers.iter() {
+            let name: &str = name.as_ref();
+            if let Some(value) = values.last().filter(|_| !name.starts_with("Nats-")) {
+                headers.insert(name, value.as_str());
+            }
+        }
+        client.publish_with_headers(self.subject.clone(), headers, body.into()).await?;
+        Ok(client.flush().await?)
+    }
+
     /// The body as text.
     #[must_use]
     pub fn text(&self) -> String {

@@ -351,6 +351,21 @@ impl World {
         visit(&self.jetstream, stream, 0, see).await
     }
 
+    /// Waits until the rows that come from now on are certainly later than what happened until now, by the database's clock: neither
+    /// clean-up nor audit judges rows of the second in which a bridge first started.
+    ///
+    /// # Errors
+    ///
+    /// What the database says.
+    pub async fn pass_the_start(&self) -> Result<()> {
+        let start: Vec<u64> = self.database.query("SELECT UNIX_TIMESTAMP()").await?;
+        eventually("the clock to pass the start", Duration::from_secs(60), async || {
+            let now: Vec<u64> = self.database.query("SELECT UNIX_TIMESTAMP() - 2").await?;
+            Ok((now >= start).then_some(()))
+        })
+        .await
+    }
+
     /// Waits until a stream has had so many messages.
     ///
     /// # Errors

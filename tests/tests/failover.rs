@@ -6,9 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use mysql_async::{Row, prelude::Queryable as _};
 use outbox_bridge_tests::{Bridge, Event, Load, LoadOptions, Order, STREAM, Settings, TABLE, World};
 use outbox_event::header;
-use testbed::{FaultyProxy, Flavour, MySql, MySqlBuilder, eventually};
-
-const LIMIT: Duration = Duration::from_secs(60);
+use testbed::{FaultyProxy, Flavour, MySql, MySqlBuilder};
 
 /// A world whose database has a replica.
 struct Pair {
@@ -67,14 +65,6 @@ impl Pair {
     }
 }
 
-/// Waits until the bridge's log says this.
-async fn await_log(bridge: &mut Bridge, words: &str) -> Result<()> {
-    let what = format!("the bridge to say {words:?}");
-    let said = eventually(&what, LIMIT, async || Ok(bridge.log().contains(words).then_some(())));
-    let said = said.await;
-    said.map_err(|error| bridge.explain(error))
-}
-
 fn load(seed: u64) -> LoadOptions {
     LoadOptions { producers: 4, seed, ..LoadOptions::default() }
 }
@@ -128,7 +118,7 @@ async fn a_replica_behind(flavour: Flavour) -> Result<()> {
     // The replica fetches what it does not apply.
     pair.replica.await_fetched(&pair.world.database).await?;
     pair.world.database.kill().await?;
-    await_log(&mut bridge, "is behind what is published and is waited for").await?;
+    bridge.await_log("is behind what is published and is waited for").await?;
     ensure!(!bridge.is_ready().await);
     bridge.configure(&settings.set("source.behind", "refuse"))?;
     bridge.kill()?;
@@ -137,7 +127,7 @@ async fn a_replica_behind(flavour: Flavour) -> Result<()> {
     let settings = pair.settings();
     bridge.configure(&settings)?;
     bridge.launch()?;
-    await_log(&mut bridge, "is behind what is published and is waited for").await?;
+    bridge.await_log("is behind what is published and is waited for").await?;
     pair.replica.start_replication().await?;
     bridge.await_ready().await?;
     std::mem::swap(&mut pair.world.database, &mut pair.replica);
@@ -189,6 +179,39 @@ async fn a_successor_of_mysql_that_lost_transactions_is_refused() -> Result<()> 
 #[tokio::test]
 async fn a_successor_of_mariadb_that_lost_transactions_is_refused() -> Result<()> {
     lost_transactions(Flavour::MariaDb).await
+}
+
+/// A successor that has executed the transactions without their rows never shows what the stream holds.
+#[tokio::test]
+async fn a_successor_whose_log_lacks_the_rows_is_refused() -> Result<()> {
+    let mut pair = Pair::start(Flavour::MySql).await?;
+    let settings = pair.settings().set("checkpoint.interval", "1h");
+    let mut bridge = Bridge::start(&settings).await?;
+    pair.replica.await_caught_up(&pair.world.database).await?;
+    pair.replica.stop_replication().await?;
+    pair.world.insert(0..3).await?;
+    pair.world.await_messages(&mut bridge, STREAM, 3).await?;
+    // No last checkpoint is made.
+    bridge.kill()?;
+    let executed: Vec<String> = pair.world.database.query("SELECT @@GLOBAL.gtid_executed").await?;
+    let known: Vec<String> = pair.replica.query("SELECT @@GLOBAL.gtid_executed").await?;
+    let (executed, known) = (executed.concat(), known.concat());
+    let missing: Vec<String> =
+        pair.replica.query(&format!("SELECT GTID_SUBTRACT('{executed}', '{known}')")).await?;
+    let (server, numbers) = missing.first().and_then(|set| set.rsplit_once(':')).context("a GTID")?;
+    let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
+    for number in first.parse::<u64>()?..=last.parse()? {
+        let empty = format!("SET gtid_next = '{server}:{number}'; BEGIN; COMMIT; SET gtid_next = AUTOMATIC");
+        pair.replica.exec(&empty).await?;
+    }
+    pair.world.database.kill().await?;
+    pair.replica.promote().await?;
+    std::mem::swap(&mut pair.world.database, &mut pair.replica);
+    bridge.configure(&settings.set("checkpoint.interval", "100ms"))?;
+    bridge.launch()?;
+    bridge.refuses(&["its log does not show all of the rows"]).await?;
+    ensure!(pair.world.last_sequence(STREAM).await == 3, "nothing is published after the gap");
+    Ok(())
 }
 
 #[tokio::test]

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use async_nats::{HeaderMap, jetstream::stream};
-use outbox_bridge_tests::{Bridge, Event, Load, LoadOptions, Outbox, STREAM, Settings, Stored, TABLE, World};
+use async_nats::jetstream::stream;
+use outbox_bridge_tests::{Bridge, Event, Load, LoadOptions, Outbox, STREAM, Settings, TABLE, World};
 use serde_json::Value;
 use testbed::{Flavour, eventually};
 
@@ -53,19 +53,6 @@ fn findings(streams: &[Value], kind: &str) -> Vec<(String, u64, String)> {
             (text(finding, "id"), sequence, text(finding, "detail"))
         })
         .collect()
-}
-
-/// Publishes a message as a stream has it, but with this body.
-async fn publish(client: &async_nats::Client, message: &Stored, body: &str) -> Result<()> {
-    let mut headers = HeaderMap::new();
-    for (name, values) in message.headers.iter() {
-        let name: &str = name.as_ref();
-        if let Some(value) = values.last().filter(|_| !name.starts_with("Nats-")) {
-            headers.insert(name, value.as_str());
-        }
-    }
-    client.publish_with_headers(message.subject.clone(), headers, body.to_owned().into()).await?;
-    Ok(client.flush().await?)
 }
 
 /// Rows with what is hard to compare: texts of all kinds in headers and values.
@@ -119,11 +106,11 @@ async fn what_is_planted_is_found(flavour: Flavour) -> Result<()> {
     let client = world.nats.client().await?;
     handle.delete_message(12).await?;
     // A double; one that was altered, and stands out of order; one that only stands out of order.
-    publish(&client, at(5)?, &at(5)?.text()).await?;
+    at(5)?.publish_again(&client, at(5)?.body.clone()).await?;
     handle.delete_message(20).await?;
-    publish(&client, at(20)?, "{}").await?;
+    at(20)?.publish_again(&client, "{}").await?;
     handle.delete_message(25).await?;
-    publish(&client, at(25)?, &at(25)?.text()).await?;
+    at(25)?.publish_again(&client, at(25)?.body.clone()).await?;
     client.publish("orders.x", "no event".into()).await?;
     client.flush().await?;
     // And in the table.
@@ -191,7 +178,7 @@ async fn what_is_out_of_order_is_found() -> Result<()> {
     let stored = world.stored(STREAM).await?;
     let (early, handle) = (stored.get(3).context("a message")?, world.jetstream.get_stream(STREAM).await?);
     handle.delete_message(4).await?;
-    publish(&world.nats.client().await?, early, &early.text()).await?;
+    early.publish_again(&world.nats.client().await?, early.body.clone()).await?;
     let (code, streams) = verify(&world.settings(), &[]).await?;
     ensure!(code == 65, "{code}: {streams:?}");
     expect(&streams, &[("reordered", 1), ("matched", 10)])?;

@@ -3,6 +3,8 @@
 //! The lease decides who tries. That nothing is doubled or interleaved even if two try at once is the work of the expected
 //! sequences and of the checkpoint's revision.
 
+use std::time::Duration;
+
 use async_nats::jetstream;
 use outbox_lease::{Candidate, Holder, Lease, LeaseError, Record};
 use tokio::sync::watch;
@@ -27,6 +29,18 @@ pub(crate) fn shown(record: &Record) -> String {
     if host.is_empty() { instance.clone() } else { format!("process {process} on {host}") }
 }
 
+/// Why a command cannot stand in for the bridge.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StandInError {
+    #[error(
+        "another bridge of this name leads: {holder}, and a stream takes messages from one only: stop it first, and start it again \
+         afterwards"
+    )]
+    Led { holder: String },
+    #[error("the bridge cannot be stood in for")]
+    Lease(#[from] LeaseError),
+}
+
 /// What waits for the lease.
 #[derive(Debug)]
 pub(crate) struct Leadership {
@@ -34,7 +48,7 @@ pub(crate) struct Leadership {
     bucket: String,
     replicas: usize,
     key: String,
-    ttl: std::time::Duration,
+    ttl: Duration,
     backoff: Backoff,
     readiness: Readiness,
     holder: Holder,
@@ -86,6 +100,20 @@ impl Leadership {
         self.readiness.set_role(Role::Leader);
         BridgeMetrics::new().leader.set(1.0);
         Ok(lease)
+    }
+
+    /// Leads in the bridge's place, for a command that must not run beside it. A dead bridge's lease is waited for, not a living one's.
+    pub(crate) async fn stand_in(&mut self) -> Result<Lease, StandInError> {
+        let patience = self.ttl * 2 + Duration::from_secs(5);
+        match tokio::time::timeout(patience, self.acquire()).await {
+            Ok(lease) => Ok(lease?),
+            Err(_) => Err(StandInError::Led {
+                holder: match self.readiness.report().role {
+                    Role::Standby { leader } => leader,
+                    _ => "the lease cannot be taken".to_owned(),
+                },
+            }),
+        }
     }
 
     fn stand_by(&self, leaders: &mut watch::Receiver<Option<Record>>) {

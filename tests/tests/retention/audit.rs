@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use async_nats::jetstream::stream;
-use outbox_bridge_tests::{Bridge, Load, LoadOptions, Outbox, STREAM, Settings, Stored, TABLE, World};
-use outbox_event::header;
+use outbox_bridge_tests::{Bridge, Load, LoadOptions, Outbox, STREAM, Settings, TABLE, World};
 use testbed::{Flavour, eventually};
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -39,25 +38,10 @@ async fn expect(bridge: &Bridge, missing: f64, doubled: f64, reordered: f64) -> 
     Ok(())
 }
 
-/// Publishes what a stream holds once more, as somebody would by mistake.
-async fn publish_copy(client: &async_nats::Client, message: &Stored) -> Result<()> {
-    let mut headers = async_nats::HeaderMap::new();
-    for name in [header::CE_ID, header::POSITION] {
-        headers.insert(name, message.header(name));
-    }
-    client.publish_with_headers(message.subject.clone(), headers, message.body.clone()).await?;
-    Ok(client.flush().await?)
-}
-
-/// A second and a half: rows without a doubt later than the bridge's first start.
-async fn pass_the_start(world: &World) -> Result<()> {
-    world.database.exec("DO SLEEP(1.5)").await
-}
-
 async fn what_is_planted_is_found(flavour: Flavour) -> Result<()> {
     let world = World::of(flavour).start().await?;
     let mut bridge = Bridge::start(&settings(&world)).await?;
-    pass_the_start(&world).await?;
+    world.pass_the_start().await?;
     world.insert(0..30).await?;
     await_checked(&mut bridge, 60.0).await?;
     expect(&bridge, 0.0, 0.0, 0.0).await?;
@@ -72,14 +56,14 @@ async fn what_is_planted_is_found(flavour: Flavour) -> Result<()> {
     let stored = world.stored(STREAM).await?;
     let last = stored.last().expect("a message").clone();
     let client = world.nats.client().await?;
-    publish_copy(&client, &last).await?;
+    last.publish_again(&client, last.body.clone()).await?;
     await_metric(&mut bridge, "outbox_audit_doubled_total", 1.0).await?;
     await_checked(&mut bridge, rounds).await?;
     expect(&bridge, 1.0, 1.0, 0.0).await?;
 
     // An earlier one behind later ones is a double and out of order; that is told of the one before.
     let early = stored.first().expect("a message").clone();
-    publish_copy(&client, &early).await?;
+    early.publish_again(&client, early.body.clone()).await?;
     await_metric(&mut bridge, "outbox_audit_reordered_total", 1.0).await?;
     await_checked(&mut bridge, rounds).await?;
     ensure!(bridge.metric("outbox_audit_missing_total").await? == 1.0, "{}", bridge.log());
@@ -104,7 +88,7 @@ async fn what_went_its_way_is_not_missing() -> Result<()> {
     let world = World::mysql().start().await?;
     world.insert(0..10).await?;
     let mut bridge = Bridge::start(&settings(&world)).await?;
-    pass_the_start(&world).await?;
+    world.pass_the_start().await?;
     world.insert(10..30).await?;
     world.await_messages(&mut bridge, STREAM, 20).await?;
     world.jetstream.get_stream(STREAM).await?.purge().keep(5).await?;
@@ -123,13 +107,13 @@ async fn what_went_its_way_is_not_missing() -> Result<()> {
     };
     let stream = world.jetstream.create_stream(config).await?;
     let mut bridge = Bridge::start(&settings(&world).set("audit.rows", 10)).await?;
-    pass_the_start(&world).await?;
+    world.pass_the_start().await?;
     world.insert(0..20).await?;
     world.await_messages(&mut bridge, STREAM, 20).await?;
     stream.delete_message(7).await?;
     // Two more rounds, which the log tells of nothing; an error would be counted.
     for _ in 0..2 {
-        pass_the_start(&world).await?;
+        world.pass_the_start().await?;
     }
     expect(&bridge, 0.0, 0.0, 0.0).await?;
     ensure!(bridge.metric("outbox_audit_errors_total").await? == 0.0, "{}", bridge.log());
@@ -144,7 +128,7 @@ async fn nothing_is_found_where_nothing_is_wrong() -> Result<()> {
     world.database.exec(&format!("GRANT DELETE ON {TABLE} TO 'bridge'@'%'")).await?;
     let settings = settings(&world).set("cleanup.interval", "300ms");
     let mut bridge = Bridge::start(&settings).await?;
-    pass_the_start(&world).await?;
+    world.pass_the_start().await?;
     let load = Load::start(&world, &LoadOptions::default()).await?;
     let (mut found, names) = (0.0, ["missing", "doubled", "reordered"]);
     for round in 0..3 {

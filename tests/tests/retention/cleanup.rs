@@ -45,16 +45,6 @@ async fn await_count(world: &World, bridge: &mut Bridge, condition: &str, expect
     deleted.map_err(|error| bridge.explain(error))
 }
 
-/// Waits until the rows that come from now on are certainly later than the bridge's first start.
-async fn pass_the_start(world: &World) -> Result<()> {
-    let start: Vec<u64> = world.database.query("SELECT UNIX_TIMESTAMP()").await?;
-    eventually("the clock to pass the start", LIMIT, async || {
-        let now: Vec<u64> = world.database.query("SELECT UNIX_TIMESTAMP() - 3").await?;
-        Ok((now >= start).then_some(()))
-    })
-    .await
-}
-
 /// Rows are deleted although the server is quiet afterwards; older ones, which the bridge never read, stay; deletes in the log
 /// change nothing; all that a restart finds is as it should be.
 async fn published_rows_go_and_earlier_ones_stay(flavour: Flavour) -> Result<()> {
@@ -63,7 +53,7 @@ async fn published_rows_go_and_earlier_ones_stay(flavour: Flavour) -> Result<()>
     let settings =
         settings(&world).set("cleanup.batch_rows", 7).set("source.transaction_buffer_bytes_max", "64KiB");
     let mut bridge = Bridge::start(&settings).await?;
-    pass_the_start(&world).await?;
+    world.pass_the_start().await?;
     let mut events = world.insert(5..30).await?;
     // An XA transaction that is prepared is not seen, and is not deleted before its commit is stored.
     let mut conn = world.conn().await?;
@@ -118,13 +108,13 @@ async fn published_rows_go_and_earlier_ones_stay_in_mariadb() -> Result<()> {
 async fn nothing_goes_before_it_is_stored() -> Result<()> {
     let world = start(World::mysql().outbox(cleaned())).await?;
     let mut bridge = Bridge::start(&settings(&world).set("lease.ttl", "2m")).await?;
-    pass_the_start(&world).await?;
+    world.pass_the_start().await?;
     world.insert(0..5).await?;
     await_count(&world, &mut bridge, "", 0).await?;
 
     world.nats.pause()?;
     let events = world.insert(5..25).await?;
-    pass_the_start(&world).await?;
+    world.pass_the_start().await?;
     // Clean-up has found them: it says so, and waits.
     let found = eventually("rows to be found", LIMIT, async || {
         Ok((bridge.metric("outbox_cleanup_overdue_seconds").await? > 0.0).then_some(()))
@@ -132,7 +122,7 @@ async fn nothing_goes_before_it_is_stored() -> Result<()> {
     let found = found.await;
     found.map_err(|error| bridge.explain(error))?;
     for _ in 0..3 {
-        pass_the_start(&world).await?;
+        world.pass_the_start().await?;
         ensure!(count(&world, "").await? == events.len() as u64, "a row is deleted that is not stored");
     }
     world.nats.resume()?;
@@ -146,7 +136,7 @@ async fn nothing_goes_before_it_is_stored() -> Result<()> {
 async fn young_rows_stay() -> Result<()> {
     let world = start(World::mysql().outbox(Outbox::standard().set("retention", "1h"))).await?;
     let mut bridge = Bridge::start(&settings(&world)).await?;
-    pass_the_start(&world).await?;
+    world.pass_the_start().await?;
     world.insert(0..10).await?;
     // Nothing that the bridge has read is an hour old; a row that says so is taken for one from before its start.
     world
@@ -155,7 +145,7 @@ async fn young_rows_stay() -> Result<()> {
         .await?;
     world.settle(&mut bridge).await?;
     for _ in 0..2 {
-        pass_the_start(&world).await?;
+        world.pass_the_start().await?;
     }
     ensure!(count(&world, "").await? == 11, "{} rows are left", count(&world, "").await?);
     bridge.stop().await
@@ -167,7 +157,7 @@ async fn young_rows_stay() -> Result<()> {
 async fn producers_are_not_held_up() -> Result<()> {
     let world = start(World::mysql().outbox(cleaned()).option("--innodb-lock-wait-timeout=2")).await?;
     let mut bridge = Bridge::start(&settings(&world).set("cleanup.batch_rows", 1)).await?;
-    pass_the_start(&world).await?;
+    world.pass_the_start().await?;
     // An insert that is not committed, and a lock on a row that is old enough three seconds later.
     let mut inserting = world.conn().await?;
     inserting.query_drop("BEGIN").await?;
@@ -209,7 +199,7 @@ async fn everything_is_stored_though_rows_go_and_servers_die() -> Result<()> {
             .await?;
     world.database.exec(layout_of_copies).await?;
     let mut bridge = Bridge::start(&settings(&world)).await?;
-    pass_the_start(&world).await?;
+    world.pass_the_start().await?;
     let load = Load::start(&world, &LoadOptions::default()).await?;
     for round in 0..3 {
         load.await_more(60).await?;
@@ -256,7 +246,7 @@ async fn other_keys_serve_as_well() -> Result<()> {
     ] {
         let world = start(World::of(flavour).outbox(cleaned().layout(&key))).await?;
         let mut bridge = Bridge::start(&settings(&world).set("cleanup.batch_rows", 8)).await?;
-        pass_the_start(&world).await?;
+        world.pass_the_start().await?;
         let mut conn = world.conn().await?;
         for number in 0..30 {
             let id = uuid::Uuid::from_u128(number);
@@ -284,9 +274,9 @@ async fn what_clean_up_lacks_is_said() -> Result<()> {
     let (code, text) = Bridge::once(&settings, &["check"])?;
     ensure!(code == 78 && text.contains("GRANT SELECT, DELETE ON `shop`.`outbox`"), "{code}:\n{text}");
     let mut bridge = Bridge::start(&settings).await?;
-    pass_the_start(&world).await?;
+    world.pass_the_start().await?;
     world.insert(0..3).await?;
-    await_log(&bridge, "cannot delete published rows").await?;
+    bridge.await_log("cannot delete published rows").await?;
     world.database.exec("GRANT DELETE ON shop.outbox TO 'bridge'@'%'").await?;
     let (code, text) = Bridge::once(&settings, &["check"])?;
     ensure!(code == 0, "{code}:\n{text}");
@@ -296,7 +286,7 @@ async fn what_clean_up_lacks_is_said() -> Result<()> {
     let (code, text) = Bridge::once(&settings, &["check"])?;
     ensure!(code == 0 && text.contains("the server is read-only"), "{code}:\n{text}");
     world.insert(3..6).await?;
-    await_log(&bridge, "the source is read-only").await?;
+    bridge.await_log("the source is read-only").await?;
     world.database.exec("SET GLOBAL read_only = 0").await?;
     await_count(&world, &mut bridge, "", 0).await?;
 
@@ -304,16 +294,40 @@ async fn what_clean_up_lacks_is_said() -> Result<()> {
     world.database.exec(changes).await?;
     let (code, text) = Bridge::once(&settings, &["check"])?;
     ensure!(code == 78 && text.contains("has no primary key"), "{code}:\n{text}");
-    await_log(&bridge, "has no primary key").await?;
+    bridge.await_log("has no primary key").await?;
     world.database.exec("ALTER TABLE shop.outbox ADD PRIMARY KEY (seq), MODIFY created_at DATETIME").await?;
     let (code, text) = Bridge::once(&settings, &["check"])?;
     ensure!(code == 78 && text.contains("has no TIMESTAMP column created_at"), "{code}:\n{text}");
     bridge.stop().await
 }
 
-async fn await_log(bridge: &Bridge, words: &str) -> Result<()> {
-    let what = format!("the log to say {words:?}");
-    let said = eventually(&what, LIMIT, async || Ok(bridge.log().contains(words).then_some(())));
-    let said = said.await;
-    said.map_err(|error| bridge.explain(error))
+/// Rows of a partitioned table go like any others, and an operator may empty, drop and add partitions meanwhile.
+#[tokio::test]
+async fn rows_of_partitions_go_and_partitions_come_and_go() -> Result<()> {
+    let layout = "seq BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, id BINARY(16) NOT NULL, \
+        aggregate_type VARCHAR(64) NOT NULL, aggregate_id VARCHAR(255) NOT NULL, type VARCHAR(128) NOT NULL, \
+        payload JSON NOT NULL, headers JSON NULL, created_at TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)";
+    let partitions = "PARTITION BY RANGE (seq) (PARTITION p0 VALUES LESS THAN (10), \
+        PARTITION p1 VALUES LESS THAN (40), PARTITION p2 VALUES LESS THAN MAXVALUE)";
+    for flavour in [Flavour::MySql, Flavour::MariaDb] {
+        let outbox = cleaned().layout(layout).options(partitions);
+        let world = start(World::of(flavour).outbox(outbox)).await?;
+        let mut bridge = Bridge::start(&settings(&world)).await?;
+        world.pass_the_start().await?;
+        world.insert(0..30).await?;
+        await_count(&world, &mut bridge, "", 0).await?;
+        for change in [
+            "TRUNCATE PARTITION p0",
+            "DROP PARTITION p0",
+            "REORGANIZE PARTITION p2 INTO (PARTITION p2 VALUES LESS THAN (80), PARTITION p3 VALUES LESS THAN MAXVALUE)",
+        ] {
+            world.database.exec(&format!("ALTER TABLE {TABLE} {change}")).await?;
+            world.insert(0..20).await?;
+            await_count(&world, &mut bridge, "", 0).await?;
+        }
+        ensure!(world.stored(STREAM).await?.len() == 90, "not everything is stored");
+        ensure!(bridge.metric("outbox_cleanup_errors_total").await? < 5.0, "{}", bridge.log());
+        bridge.stop().await?;
+    }
+    Ok(())
 }

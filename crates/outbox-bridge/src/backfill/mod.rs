@@ -12,13 +12,9 @@ mod handover;
 pub(crate) mod held;
 mod lanes;
 mod place;
+mod publish;
 
-use std::{
-    collections::BTreeMap,
-    future::Future,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, time::SystemTime};
 
 use outbox_event::header::{CE_ID, CE_SOURCE, LETTER_STREAM};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +25,7 @@ use self::{
     handover::open_snapshot,
     held::{Ids, key, key_of, key_of_row, read_stream},
     lanes::Lanes,
+    publish::Known,
 };
 use crate::{
     admin::Readiness,
@@ -36,11 +33,11 @@ use crate::{
         Checkpoint, CheckpointError, Checkpoints, KvCheckpoints, LogPoint, StreamPoint, UnfinishedBackfill,
     },
     config::Config,
-    lead::Leadership,
+    lead::{Leadership, StandInError},
     nats,
     pipeline::{Wires as _, new_checkpoint},
     publish::{Chain, Letters, NatsWire, Stop, StoredRows, Tail, TransactionId, Wire as _, WireError},
-    route::{Route, RouteError, finish},
+    route::{Route, RouteError},
     run::{self, NatsWires, checkpoint_replicas, connect_nats, pipeline_options, route_maker, stream_names},
     source::{
         LogError,
@@ -105,12 +102,8 @@ pub(crate) enum BackfillError {
     Checkpoint(#[from] CheckpointError),
     #[error("publishing has failed")]
     Stop(#[from] Stop),
-    #[error(
-        "another bridge of this name leads: {holder}; stop it first, and start it again when the backfill has ended"
-    )]
-    Led { holder: String },
-    #[error("the bridge cannot lead")]
-    Lease(#[from] outbox_lease::LeaseError),
+    #[error(transparent)]
+    StandIn(#[from] StandInError),
     #[error("the lease was lost; see that no bridge runs and run `outbox-bridge backfill` again")]
     LeaseLost,
     #[error("another bridge has written the checkpoint; stop it and run `outbox-bridge backfill` again")]
@@ -165,19 +158,8 @@ pub(crate) async fn run(
     let lease = if request.dry_run {
         None
     } else {
-        let mut leadership = Leadership::new(config, context.clone(), replicas, &instance, readiness.clone());
-        // As long as a dead predecessor's takes to run out.
-        let patience = config.lease.ttl * 2 + Duration::from_secs(5);
-        match tokio::time::timeout(patience, leadership.acquire()).await {
-            Ok(lease) => Some(lease?),
-            Err(_) => {
-                let holder = match readiness.report().role {
-                    crate::admin::Role::Standby { leader } => leader,
-                    _ => "the lease cannot be taken".to_owned(),
-                };
-                return Err(BackfillError::Led { holder });
-            }
-        }
+        let mut leadership = Leadership::new(config, context.clone(), replicas, &instance, readiness);
+        Some(leadership.stand_in().await?)
     };
     let checkpoints =
         KvCheckpoints::new(context.clone(), config.checkpoint.bucket.clone(), config.name.clone(), replicas);
@@ -265,12 +247,12 @@ impl Backfill<'_> {
         let found = self.find_server(&mut source, loaded.as_ref().map(|(checkpoint, _)| checkpoint)).await?;
         let (mut connection, identity) = source.connect_first().await?;
         prepare_session(&mut connection).await?;
-        let routes = route_maker(self.config, &self.streams)(&identity.name);
+        let routes = route_maker(self.config, &self.streams)(&identity);
         let several = several_tables(&routes, self.streams.len());
         let (tables, without_rows) = self.describe(&mut connection, &routes).await?;
         progress.rows_estimated = tables.iter().map(|table| table.rows_estimated).sum();
         let definitions = definitions(&mut connection, &routes).await?;
-        let Some(mut fresh) = open_snapshot(&mut connection, &identity.uuid).await? else {
+        let Some(mut fresh) = open_snapshot(&mut connection, &identity).await? else {
             return Err(BackfillError::NoLog);
         };
         fresh.definitions = definitions;
@@ -465,87 +447,6 @@ impl Backfill<'_> {
         }
         Ok(lanes)
     }
-
-    /// Publishes what is neither held nor logged; `false` if it was stopped before the end.
-    async fn publish(
-        &self,
-        connection: &mut Connection,
-        tables: &[OutboxTable],
-        known: &Known<'_>,
-        lanes: &mut Lanes,
-        progress: &mut Progress,
-        tell: &mut impl FnMut(&Progress),
-    ) -> Result<bool, BackfillError> {
-        let mut throttle = Throttle::new(self.request.rows_per_second_max);
-        let placeholder = Arc::new(TransactionId {
-            gtid: String::new(),
-            file: "".into(),
-            file_number: 0,
-            offset: 0,
-            committed_micros: 0,
-        });
-        for table in tables {
-            let failed = |source| BackfillError::Row { table: table.name().to_string(), source };
-            let stream = table.stream();
-            let mut cursor = None;
-            loop {
-                let mut rows = table.chunk(connection, cursor.as_ref(), self.request.chunk_rows).await?;
-                let mut count = 0;
-                while let Some(row) = rows.next().await? {
-                    if self.shutdown.is_cancelled() {
-                        return Ok(false);
-                    }
-                    count += 1;
-                    progress.rows += 1;
-                    let mut row = table.row(&row, &placeholder).map_err(failed)?;
-                    cursor = Some(std::mem::take(&mut row.cursor));
-                    match known.of(stream, &row.message) {
-                        Where::Stream => progress.held += 1,
-                        Where::Log => progress.left += 1,
-                        Where::Nowhere => {
-                            progress.published += 1;
-                            if !self.request.dry_run {
-                                throttle.wait().await;
-                                let (transaction, number) = lanes.next(stream, row.created_micros)?;
-                                finish(&mut row.message, &transaction, number);
-                                lanes.push(stream, row.message).await?;
-                            }
-                        }
-                    }
-                }
-                tell(progress);
-                if count < self.request.chunk_rows {
-                    break;
-                }
-            }
-        }
-        Ok(true)
-    }
-}
-
-/// What is known of events.
-struct Known<'a> {
-    several: &'a [bool],
-    held: &'a [Ids],
-    logged: &'a [Ids],
-}
-
-enum Where {
-    Stream,
-    Log,
-    Nowhere,
-}
-
-impl Known<'_> {
-    fn of(&self, stream: usize, message: &crate::publish::Message) -> Where {
-        let key = key_of_row(message, self.several.get(stream) == Some(&true));
-        let has = |ids: &[Ids]| ids.get(stream).is_some_and(|ids| ids.contains(key));
-        match (has(self.held), has(self.logged)) {
-            (true, _) => Where::Stream,
-            (false, true) => Where::Log,
-            (false, false) => Where::Nowhere,
-        }
-    }
 }
 
 /// Of each stream, whether several tables go to it.
@@ -573,30 +474,4 @@ async fn definitions(
 fn now_micros() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Lets so many rows a second through.
-struct Throttle {
-    pause: Option<Duration>,
-    due: tokio::time::Instant,
-}
-
-impl Throttle {
-    fn new(rows_per_second_max: Option<u32>) -> Self {
-        let pause = rows_per_second_max.map(|rate| Duration::from_secs(1) / rate.max(1));
-        Self { pause, due: tokio::time::Instant::now() }
-    }
-
-    fn wait(&mut self) -> impl Future<Output = ()> {
-        let due = self.due;
-        if let Some(pause) = self.pause {
-            self.due = due.max(tokio::time::Instant::now()) + pause;
-        }
-        let paused = self.pause.is_some();
-        async move {
-            if paused {
-                tokio::time::sleep_until(due).await;
-            }
-        }
-    }
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use super::CleanupError;
 use crate::pipeline::Covered;
 use crate::source::connection::Connection;
-use crate::source::{ServerIdentity, log_place};
+use crate::source::{identity_of, log_place};
 
 /// A page is given up after this: what it says gets old, and a connection that idles is closed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -65,7 +65,7 @@ impl Gate {
 }
 
 async fn end(connection: &mut Connection) -> Result<End, CleanupError> {
-    let server = ServerIdentity::read(connection).await?.uuid;
+    let server = identity_of(connection).await?;
     let (file, offset) = log_place(connection).await?.ok_or(CleanupError::NotCovered)?;
     Ok(End { server, file, offset })
 }

@@ -62,6 +62,10 @@ pub(crate) enum CleanupError {
     Statements(String),
     #[error("the dead letters cannot be read")]
     Letters(#[from] WireError),
+    #[error(
+        "a dead letter of a row without an id may be any row's: replay or drop it, as `outbox-bridge dead-letters list` shows it"
+    )]
+    NamelessLetter,
     /// Everything is delayed; the next pass tries again.
     #[error("no checkpoint covers the rows yet")]
     NotCovered,
@@ -73,7 +77,7 @@ impl CleanupError {
         match self {
             Self::Connection(error) => error.is_transient(),
             Self::Letters(error) => error.is_transient(),
-            Self::NotCovered => true,
+            Self::NamelessLetter | Self::NotCovered => true,
             Self::Misfit(_) | Self::Statements(_) => false,
         }
     }
@@ -234,9 +238,10 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// The ids of the rows that are letters not done with.
-    async fn parked(&self, outbox: &Outbox) -> Result<HashSet<String>, WireError> {
+    async fn parked(&self, outbox: &Outbox) -> Result<HashSet<String>, CleanupError> {
         let Some(letters) = self.letters else { return Ok(HashSet::new()) };
-        letters.ids(&outbox.stream, &outbox.table.to_string(), State::is_open).await
+        let ids = letters.ids(&outbox.stream, &outbox.table.to_string(), State::is_open).await?;
+        if ids.contains("") { Err(CleanupError::NamelessLetter) } else { Ok(ids) }
     }
 }
 

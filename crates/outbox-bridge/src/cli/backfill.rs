@@ -3,11 +3,11 @@
 use std::num::NonZeroU32;
 
 use super::display::Display;
-use super::{complain, print_out, signals};
+use super::{block_on, print_out, signals, start_logging};
 use crate::backfill::{self, BackfillError, Outcome, Progress, Request};
 use crate::config::Config;
 use crate::exit::{Exit, report};
-use crate::logging;
+use crate::lead::StandInError;
 use crate::source::LogError;
 use crate::source::table::{Range, TableError};
 
@@ -38,14 +38,9 @@ pub(super) struct Options {
 }
 
 pub(super) fn execute(config: &Config, options: Options) -> Exit {
-    if let Err(error) = logging::init(&config.log) {
-        complain(&report(&error));
-        return Exit::Internal;
+    if let Err(exit) = start_logging(config) {
+        return exit;
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&error, Exit::Internal),
-    };
     let shutdown = match signals::install() {
         Ok(shutdown) => shutdown,
         Err(error) => return fail(&error, Exit::Internal),
@@ -58,19 +53,20 @@ pub(super) fn execute(config: &Config, options: Options) -> Exit {
         range: Range { from: options.from, to: None },
     };
     let mut display = Display::new();
-    let outcome = runtime.block_on(Box::pin(backfill::run(config, &request, &shutdown, |progress| {
+    let outcome = block_on(Box::pin(backfill::run(config, &request, &shutdown, |progress| {
         let Progress { stage, rows, rows_estimated, published, .. } = progress;
         let more = format!(", {published} to publish or published");
         display.show(stage, (*rows, *rows_estimated), " rows read", &more);
     })));
     display.end();
     match outcome {
-        Ok(outcome) => {
+        Err(exit) => exit,
+        Ok(Ok(outcome)) => {
             let printed = print_out(&summary(&outcome, request.dry_run));
             let done = outcome.finished || request.dry_run;
             if done { printed } else { Exit::Terminated }
         }
-        Err(error) => fail(&error, exit_of(&error)),
+        Ok(Err(error)) => fail(&error, exit_of(&error)),
     }
 }
 
@@ -103,11 +99,11 @@ fn exit_of(error: &BackfillError) -> Exit {
     match error {
         BackfillError::Connection(_)
         | BackfillError::Table(TableError::Connection(_))
-        | BackfillError::Log(LogError::Connection(_) | LogError::Damaged(_))
+        | BackfillError::Log(LogError::Connection(_) | LogError::Damaged(_) | LogError::Gone { .. })
         | BackfillError::Read(_)
         | BackfillError::Checkpoint(crate::checkpoint::CheckpointError::Unavailable(_))
         | BackfillError::LeaseLost
-        | BackfillError::Led { .. } => Exit::Unavailable,
+        | BackfillError::StandIn(StandInError::Led { .. }) => Exit::Unavailable,
         BackfillError::Wire(error) if error.is_transient() => Exit::Unavailable,
         _ => Exit::Configuration,
     }

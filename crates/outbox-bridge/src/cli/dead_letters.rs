@@ -9,7 +9,7 @@ use outbox_event::header;
 use serde::Serialize;
 
 use super::check::permissions;
-use super::{ConfigArgument, complain, print_out};
+use super::{ConfigArgument, block_on, complain, print_out};
 use crate::config::Config;
 use crate::exit::{Exit, report};
 use crate::nats;
@@ -140,14 +140,7 @@ impl<'a> Listed<'a> {
 }
 
 pub(super) fn execute(config: &Config, action: &Action) -> Exit {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            complain(&report(&error));
-            return Exit::Internal;
-        }
-    };
-    runtime.block_on(async {
+    let ended = block_on(async {
         let connected = permissions::connect(&config.nats, &format!("{}-dead-letters", config.name)).await;
         let client = match connected {
             Ok((client, _)) => client,
@@ -178,7 +171,8 @@ pub(super) fn execute(config: &Config, action: &Action) -> Exit {
                 if error.is_transient() { Exit::Unavailable } else { Exit::Configuration }
             }
         }
-    })
+    });
+    ended.unwrap_or_else(|exit| exit)
 }
 
 async fn act(letters: &Letters, action: &Action) -> Result<Exit, WireError> {

@@ -20,6 +20,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::Config;
 use crate::exit::{Exit, report};
+use crate::logging;
 
 const LONG_ABOUT: &str = "\
 Outbox Bridge reads the binary log of MySQL or MariaDB and stores every committed row of an outbox table in a NATS \
@@ -159,6 +160,23 @@ fn with_config(path: &Path, command: impl FnOnce(Config) -> Exit) -> Exit {
             Exit::Configuration
         }
     }
+}
+
+/// Sets up what a command that logs needs.
+fn start_logging(config: &Config) -> Result<(), Exit> {
+    logging::init(&config.log).map_err(|error| {
+        complain(&report(&error));
+        Exit::Internal
+    })
+}
+
+/// Does a command's work on this thread: measured faster than on several on few cores, since one loop owns the state.
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        complain(&report(&error));
+        Exit::Internal
+    })?;
+    Ok(runtime.block_on(work))
 }
 
 /// Writes `text` to standard output; a reader that has gone away is no error of ours.

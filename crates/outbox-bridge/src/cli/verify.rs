@@ -6,10 +6,9 @@ use std::num::NonZeroU32;
 use serde_json::json;
 
 use super::display::Display;
-use super::{complain, print_out};
+use super::{block_on, print_out, start_logging};
 use crate::config::{ByteSize, Config};
 use crate::exit::{Exit, report};
-use crate::logging;
 use crate::source::LogError;
 use crate::source::table::{Range, TableError};
 use crate::verify::{self, Finding, Kind, Request, StreamReport, VerifyError};
@@ -45,14 +44,9 @@ pub(super) struct Options {
 }
 
 pub(super) fn execute(config: &Config, options: Options) -> Exit {
-    if let Err(error) = logging::init(&config.log) {
-        complain(&report(&error));
-        return Exit::Internal;
+    if let Err(exit) = start_logging(config) {
+        return exit;
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&error, Exit::Internal),
-    };
     let request = Request {
         tables: options.outbox,
         range: Range { from: options.from, to: options.to },
@@ -60,17 +54,18 @@ pub(super) fn execute(config: &Config, options: Options) -> Exit {
         memory_bytes_max: options.memory_max.as_usize(),
     };
     let mut display = Display::new();
-    let outcome = runtime.block_on(Box::pin(verify::run(config, &request, |progress| {
+    let outcome = block_on(Box::pin(verify::run(config, &request, |progress| {
         display.show(&progress.stage, (progress.done, progress.of), "", "");
     })));
     display.end();
     match outcome {
-        Ok(reports) => {
+        Err(exit) => exit,
+        Ok(Ok(reports)) => {
             let text = if options.json { as_json(&reports) } else { as_text(&reports) };
             let printed = print_out(&text);
             if printed == Exit::Success { exit_of(&reports) } else { printed }
         }
-        Err(error) => fail(&error, exit_of_error(&error)),
+        Ok(Err(error)) => fail(&error, exit_of_error(&error)),
     }
 }
 
@@ -88,10 +83,11 @@ fn exit_of_error(error: &VerifyError) -> Exit {
     match error {
         VerifyError::Connection(_)
         | VerifyError::Table(TableError::Connection(_))
-        | VerifyError::Log(LogError::Connection(_) | LogError::Damaged(_))
+        | VerifyError::Log(LogError::Connection(_) | LogError::Damaged(_) | LogError::Gone { .. })
         | VerifyError::Read(_)
         | VerifyError::Nats(crate::nats::NatsError::Connect(_))
         | VerifyError::Checkpoint(crate::checkpoint::CheckpointError::Unavailable(_)) => Exit::Unavailable,
+        VerifyError::Letters(error) if error.is_transient() => Exit::Unavailable,
         _ => Exit::Configuration,
     }
 }

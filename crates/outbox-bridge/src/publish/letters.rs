@@ -240,7 +240,8 @@ impl Letters {
         Ok(())
     }
 
-    /// The ids, as headers have them, of a table's rows that are letters in one of the wanted states.
+    /// The ids, as headers have them, of a table's rows that are letters in one of the wanted states; an empty one if a row has
+    /// none.
     ///
     /// # Errors
     ///
@@ -255,7 +256,7 @@ impl Letters {
         self.each(|letter| {
             let is = |name, value| letter.header(name) == Some(value);
             if wanted(letter.state) && is(header::LETTER_STREAM, stream) && is(header::LETTER_TABLE, table) {
-                ids.extend(letter.header(header::CE_ID).map(str::to_owned));
+                ids.insert(letter.header(header::CE_ID).unwrap_or_default().to_owned());
             }
         })
         .await?;

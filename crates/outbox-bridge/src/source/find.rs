@@ -7,7 +7,7 @@ use super::{
     event::{Event, EventError, GtidEvent, PayloadReader, TransactionPayload},
     gtid::GtidSet,
     log::LogOptions,
-    servers::ServerIdentity,
+    servers::identity_of,
 };
 use crate::{config::TableName, decode::ColumnDefinition};
 
@@ -49,7 +49,7 @@ pub enum FindError {
 /// A connection to the server that is read. A name may lead to another one by now, whose files mean something else.
 pub(super) async fn connect(options: &LogOptions) -> Result<Connection, FindError> {
     let mut connection = Connection::connect(&options.connect).await?;
-    let found = ServerIdentity::read(&mut connection).await?.uuid;
+    let found = identity_of(&mut connection).await?;
     match &options.expected {
         Some(expected) if *expected != found => {
             Err(FindError::OtherServer { expected: expected.clone(), found })

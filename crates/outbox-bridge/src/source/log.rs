@@ -17,7 +17,7 @@ use super::{
     find::{self, FindError},
     group::GroupReader,
     gtid::GtidSet,
-    servers::{Failures, RelocateError, ServerIdentity},
+    servers::{Failures, RelocateError, identity_of},
 };
 use crate::{
     checkpoint::{At, LogPoint},
@@ -228,20 +228,21 @@ impl LogSource {
         Ok(())
     }
 
-    async fn connect(&self) -> Result<(Connection, ServerIdentity), ConnectionError> {
+    async fn connect(&self) -> Result<(Connection, String), ConnectionError> {
         let mut connection = Connection::connect(&self.options.connect).await?;
-        let identity = ServerIdentity::read(&mut connection).await?;
+        let identity = identity_of(&mut connection).await?;
         Ok((connection, identity))
     }
 
-    /// Connects to the first server of the list that can be reached, which is read from now on.
-    pub(crate) async fn connect_first(&mut self) -> Result<(Connection, ServerIdentity), LogError> {
+    /// Connects to the first server of the list that can be reached, which is read from now on; gives what [`identity_of`] says of it as
+    /// well.
+    pub(crate) async fn connect_first(&mut self) -> Result<(Connection, String), LogError> {
         let mut failures = Failures::default();
         for server in self.in_order() {
             self.options.connect = server;
             match self.connect().await {
                 Ok((connection, identity)) => {
-                    self.options.expected = Some(identity.uuid.clone());
+                    self.options.expected = Some(identity.clone());
                     return Ok((connection, identity));
                 }
                 Err(error) => failures.add(&self.options.connect, error),
@@ -257,24 +258,24 @@ impl LogSource {
             }
             connected => connected?,
         };
-        if !point.server.is_empty() && point.server != identity.uuid {
-            return Err(LogError::OtherServer { expected: point.server.clone(), found: identity.uuid });
+        if !point.server.is_empty() && point.server != identity {
+            return Err(LogError::OtherServer { expected: point.server.clone(), found: identity });
         }
-        self.options.expected = Some(identity.uuid.clone());
+        self.options.expected = Some(identity.clone());
         self.server.send_replace(self.options.connect.clone());
         let flavour = connection.server().flavour;
         let executed = match &point.executed {
             Some(text) => Some(parse_gtids(text, flavour)?),
             None => None,
         };
-        let routes = (self.make_routes)(&identity.name);
+        let routes = (self.make_routes)(&identity);
         let definitions = restore_definitions(point, &routes);
         let rows = OutboxRows::new(routes, flavour, definitions);
         // Where the executed set is not known, the file is read from its beginning for its GTIDs.
         let offset = if executed.is_some() { point.offset } else { 4 };
         let request = DumpRequest { non_blocking: ends, ..self.request(point.file.clone(), offset) };
         let mut point = point.clone();
-        point.server = identity.uuid;
+        point.server = identity;
         let dump = connection.dump(request).await?.with_event_bytes_max(self.options.event_bytes_max);
         let assembler = Assembler::new(&point, executed, flavour, rows, self.options.buffer_bytes_max)
             .refusing_foreign_statements(self.options.refuse_foreign_statements);
@@ -417,7 +418,7 @@ impl Source for LogSource {
         let (mut connection, identity) = self.connect_first().await?;
         let flavour = connection.server().flavour;
         let point = |file: String, offset, at, executed| LogPoint {
-            server: identity.uuid.clone(),
+            server: identity.clone(),
             file,
             offset,
             at,
@@ -431,7 +432,7 @@ impl Source for LogSource {
                 let executed = find::executed_before(&self.options, &end.file, end.offset).await?.to_string();
                 let mut point = point(end.file, end.offset, At::Boundary, Some(executed));
                 // What the tables are like now, in case the log does not say and they change before it is read.
-                for route in (self.make_routes)(&identity.name) {
+                for route in (self.make_routes)(&identity) {
                     let definition = find::table_definition(&mut connection, route.name()).await?;
                     if !definition.is_empty()
                         && let Ok(definition) = serde_json::to_value(definition)

@@ -18,5 +18,5 @@ pub use lag::watch_lag;
 pub use log::{LogError, LogOptions, LogSource, MakeRoutes};
 pub use raw::{EventHeader, HEADER_SIZE, RawEvent};
 pub use servers::RelocateError;
-pub(crate) use servers::{ServerIdentity, Standing, standing};
+pub(crate) use servers::{Standing, identity_of, standing};
 pub use stream::{Batch, Source, SourceError};

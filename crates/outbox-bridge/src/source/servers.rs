@@ -72,26 +72,15 @@ impl RelocateError {
     }
 }
 
-/// Which server this is.
-#[derive(Debug, Clone)]
-pub(crate) struct ServerIdentity {
-    /// MySQL's `server_uuid`; `server-<server_id>` on MariaDB, which has none.
-    pub(crate) uuid: String,
-    /// What `ce-source` says.
-    pub(crate) name: String,
-}
-
-impl ServerIdentity {
-    pub(crate) async fn read(connection: &mut Connection) -> Result<Self, ConnectionError> {
-        let flavour = connection.server().flavour;
-        let sql = match flavour {
-            Flavour::MySql => "SELECT @@GLOBAL.server_uuid AS id",
-            Flavour::MariaDb => "SELECT @@GLOBAL.server_id AS id",
-        };
-        let id = text(connection, sql, "id").await?;
-        let name = if flavour == Flavour::MySql { id } else { format!("server-{id}") };
-        Ok(Self { uuid: name.clone(), name })
-    }
+/// What tells a server from all others of its topology, and is what `ce-source` says of it: MySQL's `server_uuid`;
+/// `server-<server_id>` on MariaDB, which has none.
+pub(crate) async fn identity_of(connection: &mut Connection) -> Result<String, ConnectionError> {
+    let flavour = connection.server().flavour;
+    let sql = match flavour {
+        Flavour::MySql => "SELECT @@GLOBAL.server_uuid AS id",
+        Flavour::MariaDb => "SELECT CONCAT('server-', @@GLOBAL.server_id) AS id",
+    };
+    text(connection, sql, "id").await
 }
 
 /// Why servers could not be reached.
@@ -138,12 +127,12 @@ impl LogSource {
         for server in servers {
             let identity = async {
                 let mut connection = Connection::connect(&server).await?;
-                ServerIdentity::read(&mut connection).await
+                identity_of(&mut connection).await
             };
             match identity.await {
                 // A point of an older bridge. With several servers, GTIDs find the place on any of them.
                 Ok(_) if point.server.is_empty() && several && point.executed.is_some() => another = true,
-                Ok(found) if point.server.is_empty() || found.uuid == point.server => {
+                Ok(found) if point.server.is_empty() || found == point.server => {
                     self.options.connect = server;
                     return Ok(true);
                 }
@@ -201,7 +190,7 @@ async fn relocate(
 ) -> Result<(LogOptions, LogPoint), LogError> {
     let server = options.connect.address();
     let mut connection = Connection::connect(&options.connect).await?;
-    let uuid = ServerIdentity::read(&mut connection).await?.uuid;
+    let uuid = identity_of(&mut connection).await?;
     options.expected = Some(uuid.clone());
     let flavour = connection.server().flavour;
     let text_of_set = point.executed.clone().unwrap_or_default();
@@ -269,7 +258,7 @@ pub(crate) async fn standing(
     point: Option<&LogPoint>,
 ) -> Result<Standing, LogError> {
     let mut connection = Connection::connect(connect).await?;
-    let server = ServerIdentity::read(&mut connection).await?.uuid;
+    let server = identity_of(&mut connection).await?;
     let has = has(&mut connection, &connect.address()).await?;
     let executed = point.and_then(|point| point.executed.as_deref()).unwrap_or_default();
     let missing = parse_gtids(executed, connection.server().flavour)?.missing_from(&has);

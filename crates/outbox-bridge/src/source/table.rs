@@ -86,6 +86,8 @@ pub(crate) struct OutboxTable {
     columns: String,
     conditions: Vec<String>,
     row_bytes_max: usize,
+    /// Rows of a table have no transaction; this says nothing.
+    transaction: Arc<TransactionId>,
     /// About how many rows it has, as the server estimates.
     pub(crate) rows_estimated: u64,
 }
@@ -172,6 +174,13 @@ impl OutboxTable {
             columns: columns.join(", "),
             conditions: Vec::new(),
             row_bytes_max,
+            transaction: Arc::new(TransactionId {
+                gtid: String::new(),
+                file: "".into(),
+                file_number: 0,
+                offset: 0,
+                committed_micros: 0,
+            }),
             rows_estimated,
         };
         for (operator, bound) in [(">=", &range.from), ("<=", &range.to)] {
@@ -250,7 +259,7 @@ impl OutboxTable {
     /// # Errors
     ///
     /// If it cannot become a message, as in the log.
-    pub(crate) fn row(&self, row: &Row, transaction: &Arc<TransactionId>) -> Result<TableRow, RouteError> {
+    pub(crate) fn row(&self, row: &Row) -> Result<TableRow, RouteError> {
         let values: Vec<Value> = self
             .kinds
             .iter()
@@ -265,7 +274,7 @@ impl OutboxTable {
                 },
             })
             .collect();
-        let message = self.route.message(&self.mapping, &values, transaction)?;
+        let message = self.route.message(&self.mapping, &values, &self.transaction)?;
         let created_micros = row.at(self.kinds.len() + self.key.len()).and_then(|text| text.parse().ok());
         Ok(TableRow { message, created_micros, cursor: self.cursor(row) })
     }

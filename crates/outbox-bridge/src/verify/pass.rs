@@ -3,7 +3,6 @@
 use std::{
     collections::{HashMap, HashSet, hash_map::DefaultHasher},
     hash::{Hash as _, Hasher as _},
-    sync::Arc,
 };
 
 use async_nats::jetstream::{self, stream::Stream};
@@ -23,7 +22,7 @@ use crate::{
     cleanup::ROUNDING_MICROS,
     config::Config,
     exit::report,
-    publish::{Letters, TransactionId, WireError},
+    publish::{Letters, WireError},
     run::{log_options, route_maker},
     source::{
         LogSource, Source as _,
@@ -204,7 +203,6 @@ impl<'a> Pass<'a> {
         tables: &[OutboxTable],
         tell: &mut impl FnMut(&Progress),
     ) -> Result<(), VerifyError> {
-        let placeholder = placeholder();
         let mut progress = self.progress("rows");
         progress.of = tables.iter().map(|table| table.rows_estimated).sum();
         for (index, table) in tables.iter().enumerate() {
@@ -217,7 +215,7 @@ impl<'a> Pass<'a> {
                 while let Some(row) = rows.next().await? {
                     taken += 1;
                     cursor = Some(table.cursor(&row));
-                    match table.row(&row, &placeholder) {
+                    match table.row(&row) {
                         Ok(row) if row.message.poison.is_some() && row.message.id.is_empty() => {
                             // Nothing names its letter.
                             self.found.parked += u64::from(self.first);
@@ -418,7 +416,6 @@ impl<'a> Pass<'a> {
         tables: &[OutboxTable],
         mut wanted: HashMap<Half, Option<u64>>,
     ) -> Result<(), VerifyError> {
-        let placeholder = placeholder();
         for table in tables {
             let mut cursor = None;
             loop {
@@ -431,7 +428,7 @@ impl<'a> Pass<'a> {
                 while let Some(row) = rows.next().await? {
                     taken += 1;
                     cursor = Some(table.cursor(&row));
-                    let Ok(row) = table.row(&row, &placeholder) else { continue };
+                    let Ok(row) = table.row(&row) else { continue };
                     let key = halves(key_of_row(&row.message, self.scope.several));
                     let Some(sequence) = wanted.remove(&key) else { continue };
                     let mut finding = Finding::of(Kind::Missing);
@@ -498,7 +495,7 @@ async fn open(scope: &Scope<'_>) -> Result<(Connection, Vec<OutboxTable>, Vec<St
     connection.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
     let row_bytes_max = config.source.event_bytes_max.as_usize();
     let (mut tables, mut without_rows) = (Vec::new(), Vec::new());
-    for route in route_maker(config, scope.streams)(&identity.name) {
+    for route in route_maker(config, scope.streams)(&identity) {
         if route.stream != scope.stream || !scope.has_table(&route.table) {
             continue;
         }
@@ -510,12 +507,6 @@ async fn open(scope: &Scope<'_>) -> Result<(Connection, Vec<OutboxTable>, Vec<St
         }
     }
     Ok((connection, tables, without_rows))
-}
-
-/// Rows of a table have no transaction.
-fn placeholder() -> Arc<TransactionId> {
-    let (gtid, file) = (String::new(), "".into());
-    Arc::new(TransactionId { gtid, file, file_number: 0, offset: 0, committed_micros: 0 })
 }
 
 /// A time in RFC 3339 in microseconds since the epoch.

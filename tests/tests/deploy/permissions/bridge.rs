@@ -103,12 +103,7 @@ async fn the_permissions_of_verify_suffice_and_none_is_idle() -> Result<()> {
     well(&settings_of(&world, &folder, "init")?, &["init", "--apply", "--update-stream"])?;
     let mut bridge = Bridge::start(&settings_of(&world, &folder, "bridge")?).await?;
     // What is inserted in the second of the start is not missed.
-    let start: Vec<u64> = world.database.query("SELECT UNIX_TIMESTAMP()").await?;
-    eventually("the clock to pass the start", Duration::from_secs(30), async || {
-        let now: Vec<u64> = world.database.query("SELECT UNIX_TIMESTAMP() - 3").await?;
-        Ok((now >= start).then_some(()))
-    })
-    .await?;
+    world.pass_the_start().await?;
     world.insert(0..10).await?;
     world.await_messages(&mut bridge, STREAM, 10).await?;
     bridge.stop().await?;

@@ -14,9 +14,9 @@ mod together;
 
 use std::fmt;
 
-use super::{complain, print_out};
+use super::{block_on, print_out};
 use crate::config::Config;
-use crate::exit::{Exit, report};
+use crate::exit::Exit;
 
 /// How bad a finding is; the worst decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,14 +77,10 @@ pub(super) fn execute(config: &Config) -> Exit {
 
 /// Prints what `findings` finds; the worst decides the exit code.
 pub(super) fn report_findings(findings: impl Future<Output = Vec<Finding>>) -> Exit {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            complain(&report(&error));
-            return Exit::Internal;
-        }
+    let findings = match block_on(findings) {
+        Ok(findings) => findings,
+        Err(exit) => return exit,
     };
-    let findings = runtime.block_on(findings);
     match print_out(&render(&findings)) {
         Exit::Success => exit(&findings),
         failure => failure,

@@ -2,30 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr as _;
-use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::jetstream::Context;
 use outbox_event::{Position, header};
 
 use super::{Filter, complain, open, print_out, unknown};
-use crate::admin::{Readiness, Role};
+use crate::admin::Readiness;
 use crate::checkpoint::{Checkpoint, CheckpointError, Checkpoints as _, KvCheckpoints};
 use crate::config::Config;
 use crate::exit::{Exit, report};
-use crate::lead::Leadership;
+use crate::lead::{Leadership, StandInError};
 use crate::publish::{Letter, Letters, ReplayError, ReplayTarget, Replayed, State, WireError};
 use crate::run;
 
 /// Why nothing is replayed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
-    #[error(
-        "the bridge leads ({holder}), and a stream takes messages from one only: stop it, and start it again afterwards"
-    )]
-    Led { holder: String },
-    #[error("the bridge cannot be stood in for")]
-    Lease(#[from] outbox_lease::LeaseError),
+    #[error(transparent)]
+    StandIn(#[from] StandInError),
     #[error("the lease was lost; see that no bridge runs, and replay again")]
     LeaseLost,
     #[error("a bridge has written the checkpoint meanwhile: stop it, and replay again")]
@@ -62,21 +57,12 @@ pub(super) async fn execute(
     letters: &Letters,
     chosen: Chosen<'_>,
 ) -> Result<Exit, StartError> {
-    let readiness = Readiness::of_bridge();
     let streams = run::stream_names(config);
     let replicas = run::checkpoint_replicas(config, context, &streams).await;
     let instance = run::instance();
-    let mut leadership = Leadership::new(config, context.clone(), replicas, &instance, readiness.clone());
-    // As long as a dead predecessor's lease takes to run out.
-    let patience = config.lease.ttl * 2 + Duration::from_secs(5);
-    let Ok(lease) = tokio::time::timeout(patience, leadership.acquire()).await else {
-        let holder = match readiness.report().role {
-            Role::Standby { leader } => leader,
-            _ => "the lease cannot be taken".to_owned(),
-        };
-        return Err(StartError::Led { holder });
-    };
-    let lease = lease?;
+    let mut leadership =
+        Leadership::new(config, context.clone(), replicas, &instance, Readiness::of_bridge());
+    let lease = leadership.stand_in().await?;
     let bucket = config.checkpoint.bucket.clone();
     let checkpoints = KvCheckpoints::new(context.clone(), bucket, config.name.clone(), replicas);
     let stand_in = StandIn { config, client, context, letters, instance, checkpoints, checkpoint: None };

@@ -12,7 +12,7 @@ use outbox_lease::Record;
 use serde::Serialize;
 
 use super::check::permissions;
-use super::{complain, print_out};
+use super::{block_on, print_out};
 use crate::checkpoint::{CheckpointError, Checkpoints as _, KvCheckpoints, LogPoint};
 use crate::config::Config;
 use crate::exit::{Exit, report};
@@ -91,14 +91,7 @@ struct Stream {
 }
 
 pub(super) fn execute(config: &Config, options: Options) -> Exit {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            complain(&report(&error));
-            return Exit::Internal;
-        }
-    };
-    runtime.block_on(async {
+    let ended = block_on(async {
         loop {
             let status = Box::pin(gather(config)).await;
             let text = if options.json {
@@ -112,7 +105,8 @@ pub(super) fn execute(config: &Config, options: Options) -> Exit {
             };
             tokio::time::sleep(Duration::from_secs(seconds)).await;
         }
-    })
+    });
+    ended.unwrap_or_else(|exit| exit)
 }
 
 impl Status {
