@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::Settings;
+use crate::guarded::{Guarded, built};
 
 /// Names the bridge's executable.
 const BINARY_VARIABLE: &str = "OUTBOX_BRIDGE_BIN";
@@ -21,24 +22,16 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// How much of the log is quoted in an error.
 const LOG_TAIL_BYTES: u64 = 6_000;
-/// Kills the bridge (`$0`) when the pipe from us ends without a line, so that it cannot outlive the test.
-const GUARD: &str = r#"read -r line || kill -KILL "$0""#;
 
 /// A running bridge, or one that ran; killed on drop.
 #[derive(Debug)]
 pub struct Bridge {
-    running: Option<Running>,
+    running: Option<Guarded>,
     binary: PathBuf,
     admin: Port,
     folder: tempfile::TempDir,
     /// Whether its log is shown when it is dropped.
     tell: bool,
-}
-
-#[derive(Debug)]
-struct Running {
-    child: Child,
-    guard: Child,
 }
 
 impl Bridge {
@@ -85,30 +78,16 @@ impl Bridge {
     pub fn launch(&mut self) -> Result<()> {
         ensure!(self.running.is_none(), "the bridge runs already");
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let mut child = Command::new(&self.binary)
+        let mut command = Command::new(&self.binary);
+        command
             .args(["run", "--config"])
             .arg(self.folder.path().join("bridge.toml"))
             // A backtrace of a panic belongs into the log.
             .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("cannot start {}", self.binary.display()))?;
-        let guard = Command::new("sh")
-            .args(["-c", GUARD, &child.id().to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        match guard {
-            Ok(guard) => self.running = Some(Running { child, guard }),
-            Err(error) => {
-                child.kill()?;
-                child.wait()?;
-                return Err(error).context("cannot start `sh`, which guards the bridge");
-            }
-        }
+            .stderr(log);
+        self.running = Some(Guarded::spawn(&mut command)?);
         Ok(())
     }
 
@@ -158,6 +137,15 @@ impl Bridge {
         let path = folder.path().join("bridge.toml");
         std::fs::write(&path, settings.to_toml())?;
         run_command(&binary()?, &path, arguments)
+    }
+
+    /// Runs a command of the program that needs no configuration; gives its exit code and what it printed.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be run.
+    pub fn plain(arguments: &[&str]) -> Result<(i32, String)> {
+        output_of(Command::new(binary()?).args(arguments))
     }
 
     /// Starts the process again and waits until it is ready.
@@ -217,12 +205,7 @@ impl Bridge {
 
     /// The process is gone: neither must its number be killed, which may be another's soon.
     fn forget(&mut self) -> Result<()> {
-        let Some(mut running) = self.running.take() else { return Ok(()) };
-        running.guard.kill()?;
-        running.guard.wait()?;
-        running.child.kill()?;
-        running.child.wait()?;
-        Ok(())
+        self.running.take().map_or(Ok(()), Guarded::kill)
     }
 
     /// Kills the process as `kill -9` does.
@@ -342,6 +325,21 @@ impl Bridge {
         Ok(text.lines().filter_map(value).sum())
     }
 
+    /// Waits until the sum of a metric over its labels is at least `value`: what is counted shows elsewhere a little earlier.
+    ///
+    /// # Errors
+    ///
+    /// If it is not within 90 seconds, or the bridge ends; then with the end of the log.
+    pub async fn await_metric(&mut self, name: &str, value: f64) -> Result<()> {
+        let what = format!("{name} to be {value}");
+        let reached = eventually(&what, Duration::from_secs(90), async || {
+            self.check_running()?;
+            Ok((self.metric(name).await? >= value).then_some(()))
+        });
+        let reached = reached.await;
+        reached.map_err(|error| self.explain(error))
+    }
+
     /// Waits until the log says this.
     ///
     /// # Errors
@@ -428,6 +426,12 @@ impl Bridge {
         tokio::time::timeout(REQUEST_LIMIT, request).await.context("the bridge does not answer")?
     }
 
+    /// The address of its status page.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}/", self.admin.address())
+    }
+
     fn log_path(&self) -> PathBuf {
         self.folder.path().join("bridge.log")
     }
@@ -444,27 +448,23 @@ impl Drop for Bridge {
 }
 
 fn run_command(binary: &Path, config: &Path, arguments: &[&str]) -> Result<(i32, String)> {
-    let output =
-        Command::new(binary).args(arguments).arg("--config").arg(config).stdin(Stdio::null()).output()?;
+    output_of(Command::new(binary).args(arguments).arg("--config").arg(config))
+}
+
+fn output_of(command: &mut Command) -> Result<(i32, String)> {
+    let output = command.stdin(Stdio::null()).output()?;
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     Ok((output.status.code().context("ended by a signal")?, text))
 }
 
-fn binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os(BINARY_VARIABLE) {
-        return Ok(path.into());
-    }
-    let test = std::env::current_exe()?;
-    // Tests lie in `deps` beside the binaries.
-    let folder = test.parent().and_then(Path::parent).context("the test's executable lies nowhere")?;
-    let path = folder.join("outbox-bridge");
-    ensure!(
-        path.exists(),
-        "there is no {}: run `cargo build -p outbox-bridge`, or name the executable in {BINARY_VARIABLE}",
-        path.display()
-    );
-    Ok(path)
+/// The bridge's executable.
+///
+/// # Errors
+///
+/// When it was not built.
+pub fn binary() -> Result<PathBuf> {
+    std::env::var_os(BINARY_VARIABLE).map_or_else(|| built("outbox-bridge"), |path| Ok(path.into()))
 }
 
 fn tail(path: &Path) -> String {

@@ -8,16 +8,22 @@
 
 mod bridge;
 mod event;
+mod guarded;
 mod load;
 pub mod oracle;
+mod program;
+mod service;
 mod settings;
 mod stream;
 mod world;
 
-pub use bridge::Bridge;
+pub use bridge::{Bridge, binary};
 pub use event::Event;
+pub use guarded::built;
 pub use load::{Load, LoadOptions};
 pub use oracle::{Expected, Order};
+pub use program::Program;
+pub use service::{Service, problems};
 pub use settings::Settings;
 pub use stream::{Stored, read_after};
 pub use world::{Outbox, STREAM, TABLE, World, WorldBuilder};

@@ -6,7 +6,8 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use outbox_event::Position;
+use outbox_event::{DataRef, Position};
+use tokio::io::AsyncReadExt as _;
 
 /// How many messages are asked for at once.
 const BATCH: usize = 2_000;
@@ -61,6 +62,32 @@ impl Stored {
         }
         client.publish_with_headers(self.subject.clone(), headers, body.into()).await?;
         Ok(client.flush().await?)
+    }
+
+    /// The object that holds the payload, if it is not in the message.
+    ///
+    /// # Errors
+    ///
+    /// If the header that should name it does not.
+    pub fn data_ref(&self) -> Result<Option<DataRef>> {
+        let text = self.header(outbox_event::header::DATA_REF);
+        if text.is_empty() { Ok(None) } else { Ok(Some(text.parse()?)) }
+    }
+
+    /// Puts the payload in the place of the body, if it lies in an object store.
+    ///
+    /// # Errors
+    ///
+    /// If it is not there.
+    pub async fn fetch_body(&mut self, context: &Context) -> Result<()> {
+        let Some(reference) = self.data_ref()? else { return Ok(()) };
+        anyhow::ensure!(self.body.is_empty(), "message {} has a body and {reference}", self.sequence);
+        let store = context.get_object_store(&reference.bucket).await?;
+        let mut body = Vec::new();
+        let mut object = store.get(&reference.name).await.with_context(|| format!("{reference}"))?;
+        object.read_to_end(&mut body).await.with_context(|| format!("{reference}"))?;
+        self.body = body.into();
+        Ok(())
     }
 
     /// The body as text.

@@ -267,6 +267,30 @@ impl World {
         Ok(())
     }
 
+    /// Changes the standard stream's configuration.
+    ///
+    /// # Errors
+    ///
+    /// What the server says.
+    pub async fn change_stream(&self, change: impl FnOnce(&mut stream::Config)) -> Result<()> {
+        let mut config = self.jetstream.get_stream(STREAM).await?.cached_info().config.clone();
+        change(&mut config);
+        self.jetstream.update_stream(config).await?;
+        Ok(())
+    }
+
+    /// Makes the standard stream anew with another retention.
+    ///
+    /// # Errors
+    ///
+    /// What the server says.
+    pub async fn retain(&self, retention: stream::RetentionPolicy) -> Result<stream::Stream> {
+        self.jetstream.delete_stream(STREAM).await?;
+        let subjects = vec!["orders.>".to_owned()];
+        let config = stream::Config { name: STREAM.to_owned(), subjects, retention, ..Default::default() };
+        Ok(self.jetstream.create_stream(config).await?)
+    }
+
     fn streams(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
         for outbox in &self.outboxes {
@@ -465,7 +489,10 @@ impl World {
     ///
     /// What is wrong; then with the end of the bridge's log.
     pub async fn verify_rows(&self, bridge: &Bridge, expected: &[Expected], order: Order) -> Result<()> {
-        let stored = self.stored(STREAM).await?;
+        let mut stored = self.stored(STREAM).await?;
+        for message in &mut stored {
+            message.fetch_body(&self.jetstream).await?;
+        }
         oracle::compare(expected, &stored, order).map_err(|error| bridge.explain(error))
     }
 }

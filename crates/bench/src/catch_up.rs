@@ -5,11 +5,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use async_nats::jetstream::stream::State;
 use outbox_bridge_tests::Bridge;
 use time::OffsetDateTime;
 
-use crate::field::{Backlog, Field};
+use crate::field::{Backlog, Field, Stored};
 use crate::limits;
 use crate::report::{Measurement, Target, Unit};
 use crate::{Scale, progress};
@@ -43,20 +42,20 @@ async fn run_twice(field: &Field, events: u64) -> Result<Run> {
     field.world.database.exec("CALL shop.fill(0, 1, 1, 300, 0)").await?;
     let launched = OffsetDateTime::now_utc();
     bridge.launch()?;
-    let state = field.await_stored(events + 1, Some(&mut bridge)).await?;
-    run.start = Some(Duration::try_from(state.last_timestamp - launched).unwrap_or_default());
+    let stored = field.await_stored(events + 1, Some(&mut bridge)).await?;
+    run.start = Some(Duration::try_from(stored.last - launched).unwrap_or_default());
     bridge.finish().await?;
     Ok(run)
 }
 
 async fn carry(field: &Field, events: u64) -> Result<(Run, Bridge)> {
-    field.fresh_stream().await?;
+    field.fresh_streams().await?;
     let launched = OffsetDateTime::now_utc();
     let mut bridge = Bridge::spawn(&field.settings())?;
-    let state = field.await_stored(events, Some(&mut bridge)).await?;
-    let whole = (state.last_timestamp - launched).as_seconds_f64();
+    let stored = field.await_stored(events, Some(&mut bridge)).await?;
+    let whole = (stored.last - launched).as_seconds_f64();
     let run = Run {
-        rate: rate(&state, events),
+        rate: rate(&stored, events),
         rate_from_launch: events as f64 / whole,
         cpu: bridge.cpu_time()?,
         memory_peak_bytes: bridge.memory_peak_bytes()?,
@@ -66,8 +65,8 @@ async fn carry(field: &Field, events: u64) -> Result<(Run, Bridge)> {
 }
 
 /// Messages a second, by the stream's own timestamps.
-pub(crate) fn rate(state: &State, messages: u64) -> f64 {
-    messages as f64 / (state.last_timestamp - state.first_timestamp).as_seconds_f64()
+pub(crate) fn rate(stored: &Stored, messages: u64) -> f64 {
+    messages as f64 / (stored.last - stored.first).as_seconds_f64()
 }
 
 pub(crate) async fn measure(field: &Field, scale: &Scale) -> Result<Vec<Measurement>> {
@@ -97,7 +96,7 @@ fn memory() -> Measurement {
     Measurement::new(GROUP, "… resident memory, peak", Unit::Mebibytes).target(Target::Below(64.0))
 }
 
-fn mebibytes(bytes: u64) -> f64 {
+pub(crate) fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
@@ -180,7 +179,7 @@ async fn in_turns(
 
 /// The rate of the bare loop into an empty stream.
 pub(crate) async fn bare(field: &Field, messages: &[outbox_bridge::publish::Message]) -> Result<f64> {
-    field.fresh_stream().await?;
+    field.fresh_streams().await?;
     limits::fast_ingest(&field.client, messages).await.context("the bare fast-ingest loop")?;
     let count = messages.len() as u64;
     Ok(rate(&field.await_stored(count, None).await?, count))

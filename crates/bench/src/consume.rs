@@ -115,14 +115,14 @@ fn with_hot_key(message: &Message) -> Message {
     let mut message = message.clone();
     for (name, value) in &mut message.headers {
         if name == header::CE_PARTITION_KEY {
-            "hot".clone_into(value);
+            *value = "hot".into();
         }
     }
     message
 }
 
 async fn store(field: &Field, messages: &[Message]) -> Result<()> {
-    field.fresh_stream().await?;
+    field.fresh_streams().await?;
     limits::fast_ingest(&field.client, messages).await
 }
 

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use async_nats::Client;
-use async_nats::jetstream::stream::State;
 use mysql_async::prelude::Queryable as _;
 use outbox_bridge::config::{Behind, Columns, HeadersColumn, Outbox, StartPosition, TableName};
 use outbox_bridge::publish::Message;
 use outbox_bridge::route::{Route, SubjectTemplate};
 use outbox_bridge::source::connection::{ConnectOptions, EVENT_BYTES_MAX};
 use outbox_bridge::source::{LogOptions, LogSource, Source as _};
-use outbox_bridge_tests::{Bridge, STREAM, Settings, TABLE, World};
+use outbox_bridge_tests::{self as tests, Bridge, STREAM, Settings, TABLE, World, WorldBuilder};
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 /// How many connections fill the log.
@@ -23,11 +23,27 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// As the bridge's default.
 const BUFFER_BYTES_MAX: usize = 16 << 20;
 
-/// The ballast of other tables.
+/// The ballast of other tables. Its ids are text, which every decoder can read.
 const FOREIGN: &str = "CREATE TABLE shop.other (seq BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, \
-                       id BINARY(16) NOT NULL, kind VARCHAR(64) NOT NULL, body JSON NOT NULL)";
+                       id CHAR(36) NOT NULL, kind VARCHAR(64) NOT NULL, body JSON NOT NULL)";
 /// Writes events as applications do, without the network between. What is foreign is spread evenly.
-const FILL: &str = "CREATE PROCEDURE shop.fill(first BIGINT, count BIGINT, rows_each BIGINT, filler INT, foreign_percent INT) \
+fn fill_procedure(tables: &[String]) -> String {
+    let insert = |table: &String| {
+        format!(
+            "INSERT INTO {table} (id, aggregate_type, aggregate_id, type, payload) \
+             VALUES (UUID_TO_BIN(UUID(), 1), 'order', i % 10000, 'placed', shop.body(i, note, filler));"
+        )
+    };
+    let inserts = match tables {
+        [table] => insert(table),
+        tables => {
+            let arm = |(number, table)| format!("WHEN {number} THEN {}", insert(table));
+            let arms: String = (0..).zip(tables).map(arm).collect();
+            format!("CASE i % {} {arms} END CASE;", tables.len())
+        }
+    };
+    format!(
+        "CREATE PROCEDURE shop.fill(first BIGINT, count BIGINT, rows_each BIGINT, filler INT, foreign_percent INT) \
 BEGIN
   DECLARE i BIGINT DEFAULT first;
   DECLARE open_rows BIGINT DEFAULT 0;
@@ -36,15 +52,16 @@ BEGIN
   WHILE i < first + count DO
     IF open_rows = rows_each THEN COMMIT; START TRANSACTION; SET open_rows = 0; END IF;
     IF (i * 37) % 100 < foreign_percent THEN
-      INSERT INTO shop.other (id, kind, body) VALUES (UUID_TO_BIN(UUID(), 1), 'order', shop.body(i, note, filler));
+      INSERT INTO shop.other (id, kind, body) VALUES (UUID(), 'order', shop.body(i, note, filler));
     ELSE
-      INSERT INTO shop.outbox (id, aggregate_type, aggregate_id, type, payload)
-        VALUES (UUID_TO_BIN(UUID(), 1), 'order', i % 10000, 'placed', shop.body(i, note, filler));
+      {inserts}
     END IF;
     SET i = i + 1, open_rows = open_rows + 1;
   END WHILE;
   COMMIT;
-END";
+END"
+    )
+}
 const BODY: &str = "CREATE FUNCTION shop.body(i BIGINT, note TEXT, filler INT) RETURNS JSON NO SQL RETURN JSON_OBJECT( \
 'order', i, 'status', 'placed', 'customer', 'Ada Lovelace', 'total', i / 100, 'currency', 'EUR', 'express', i % 2 = 0, \
 'lines', JSON_ARRAY(JSON_OBJECT('sku', 'A-4711', 'quantity', 1 + i % 5)), 'note', LEFT(note, filler))";
@@ -81,30 +98,68 @@ impl Backlog {
 pub(crate) struct Field {
     pub(crate) world: World,
     pub(crate) client: Client,
+    tables: Vec<String>,
+    streams: Vec<String>,
     bridges: AtomicU64,
 }
 
+/// What all streams together hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stored {
+    pub(crate) messages: u64,
+    /// When the first message was stored, and when the last.
+    pub(crate) first: OffsetDateTime,
+    pub(crate) last: OffsetDateTime,
+}
+
 impl Field {
+    /// One outbox table and its stream.
     pub(crate) async fn start() -> Result<Self> {
-        let world = World::mysql()
+        Self::of(World::mysql(), vec![TABLE.to_owned()], vec![STREAM.to_owned()]).await
+    }
+
+    /// So many outbox tables, shared out among so many streams.
+    pub(crate) async fn wide(tables: usize, streams: usize) -> Result<Self> {
+        Self::of_widths(World::mysql(), tables, streams).await
+    }
+
+    /// So many services, each with an outbox table and a stream, with or without a sync at each commit.
+    pub(crate) async fn services(count: usize, durable: bool) -> Result<Self> {
+        let world = World::mysql();
+        Self::of_widths(if durable { world.durable() } else { world }, count, count).await
+    }
+
+    async fn of_widths(world: WorldBuilder, tables: usize, streams: usize) -> Result<Self> {
+        let names: Vec<String> = (0..tables).map(|number| format!("shop.outbox_{number}")).collect();
+        let streams: Vec<String> = (0..streams).map(|number| format!("ORDERS_{number}")).collect();
+        let world = names.iter().zip(streams.iter().cycle()).fold(world, |world, (table, stream)| {
+            let subject = format!("{}.{{table}}.{{type}}", stream.to_lowercase());
+            world.outbox(tests::Outbox::new(table, stream, &subject))
+        });
+        Self::of(world, names, streams).await
+    }
+
+    async fn of(world: WorldBuilder, tables: Vec<String>, streams: Vec<String>) -> Result<Self> {
+        let world = world
             .option("--max-binlog-size=1G")
             .option("--innodb-buffer-pool-size=512M")
             .option("--innodb-redo-log-capacity=1G")
             .start()
             .await?;
-        for statement in [FOREIGN, BODY, FILL] {
+        for statement in [FOREIGN, BODY, &fill_procedure(&tables)] {
             world.database.exec(statement).await?;
         }
         let client = world.nats.client().await?;
-        Ok(Self { world, client, bridges: AtomicU64::new(0) })
+        Ok(Self { world, client, tables, streams, bridges: AtomicU64::new(0) })
     }
 
     /// Makes the log hold this backlog and nothing else.
     pub(crate) async fn fill(&self, backlog: Backlog) -> Result<()> {
         let Backlog { rows, rows_each, payload_bytes, foreign_percent } = backlog;
         let filler = payload_bytes.saturating_sub(BODY_BYTES_MIN);
-        let empty = "TRUNCATE shop.outbox; TRUNCATE shop.other; RESET BINARY LOGS AND GTIDS";
-        self.world.database.exec(empty).await?;
+        let empty: String = self.tables.iter().map(|table| format!("TRUNCATE {table}; ")).collect();
+        let empty = format!("{empty}TRUNCATE shop.other; RESET BINARY LOGS AND GTIDS");
+        self.world.database.exec(&empty).await?;
         let writers = if rows_each == 1 { WRITERS } else { 1 };
         let share = rows / writers;
         let mut tasks = tokio::task::JoinSet::new();
@@ -124,10 +179,13 @@ impl Field {
         Ok(())
     }
 
-    /// Replaces the stream by an empty one.
-    pub(crate) async fn fresh_stream(&self) -> Result<()> {
-        self.world.jetstream.delete_stream(STREAM).await?;
-        self.world.create_stream(STREAM).await
+    /// Replaces the streams by empty ones.
+    pub(crate) async fn fresh_streams(&self) -> Result<()> {
+        for stream in &self.streams {
+            self.world.jetstream.delete_stream(stream).await?;
+            self.world.create_stream(stream).await?;
+        }
+        Ok(())
     }
 
     /// The configuration of a bridge that has never run, and reads the log from its beginning.
@@ -136,31 +194,41 @@ impl Field {
         self.world.settings().set("name", format!("bench-{number}")).set("source.start", "earliest")
     }
 
-    pub(crate) async fn state(&self) -> Result<State> {
-        let stream = self.world.jetstream.get_stream(STREAM).await.context("cannot look at the stream")?;
-        Ok(stream.cached_info().state.clone())
+    pub(crate) async fn stored(&self) -> Result<Stored> {
+        let mut stored =
+            Stored { messages: 0, first: OffsetDateTime::now_utc(), last: OffsetDateTime::UNIX_EPOCH };
+        for name in &self.streams {
+            let stream = self.world.jetstream.get_stream(name).await.context("cannot look at the stream")?;
+            let state = &stream.cached_info().state;
+            stored.messages += state.last_sequence;
+            if state.last_sequence > 0 {
+                stored.first = stored.first.min(state.first_timestamp);
+                stored.last = stored.last.max(state.last_timestamp);
+            }
+        }
+        Ok(stored)
     }
 
-    /// Waits until the stream's last sequence is `count`, and says what it is like then.
-    pub(crate) async fn await_stored(&self, count: u64, bridge: Option<&mut Bridge>) -> Result<State> {
+    /// Waits until the streams hold `count` messages, and says what they are like then.
+    pub(crate) async fn await_stored(&self, count: u64, bridge: Option<&mut Bridge>) -> Result<Stored> {
         let mut progress = (0, Instant::now());
         let mut bridge = bridge;
         loop {
             // A busy server may answer late.
-            if let Ok(state) = self.state().await {
-                if state.last_sequence >= count {
-                    ensure!(state.last_sequence == count, "{} messages of {count}", state.last_sequence);
-                    return Ok(state);
+            if let Ok(stored) = self.stored().await {
+                if stored.messages >= count {
+                    ensure!(stored.messages == count, "{} messages of {count}", stored.messages);
+                    return Ok(stored);
                 }
-                if state.last_sequence > progress.0 {
-                    progress = (state.last_sequence, Instant::now());
+                if stored.messages > progress.0 {
+                    progress = (stored.messages, Instant::now());
                 }
             }
             if let Some(bridge) = &mut bridge {
                 bridge.check_running()?;
             }
             if progress.1.elapsed() > PATIENCE {
-                bail!("the stream stands at {} of {count} for {} s", progress.0, PATIENCE.as_secs());
+                bail!("the streams hold {} of {count} for {} s", progress.0, PATIENCE.as_secs());
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
@@ -168,6 +236,27 @@ impl Field {
 
     /// The bridge's own source, over the whole log.
     pub(crate) fn source(&self) -> LogSource {
+        self.source_of(outbox())
+    }
+
+    /// The same for the ballast, as if that were an outbox.
+    pub(crate) fn source_of_other(&self) -> LogSource {
+        let (id, kind, body) = ("id".to_owned(), "kind".to_owned(), "body".to_owned());
+        self.source_of(outbox().map(|standard| Outbox {
+            table: TableName { schema: "shop".to_owned(), table: "other".to_owned() },
+            columns: Columns {
+                id,
+                aggregate_type: kind.clone(),
+                aggregate_id: kind.clone(),
+                event_type: kind,
+                payload: body,
+                ..standard.columns
+            },
+            ..standard
+        }))
+    }
+
+    fn source_of(&self, outbox: Option<Outbox>) -> LogSource {
         let options = LogOptions {
             connect: ConnectOptions::new("127.0.0.1", self.world.database.port(), "root"),
             servers: Vec::new(),
@@ -182,7 +271,9 @@ impl Field {
         };
         LogSource::new(
             options,
-            Box::new(|server| outbox().map(|outbox| Route::new(outbox, 0, server)).into_iter().collect()),
+            Box::new(move |server| {
+                outbox.iter().map(|outbox| Route::new(outbox.clone(), 0, server)).collect()
+            }),
         )
     }
 
@@ -203,7 +294,7 @@ impl Field {
 }
 
 /// The standard table, as [`World`] configures it.
-fn outbox() -> Option<Outbox> {
+pub(crate) fn outbox() -> Option<Outbox> {
     let (schema, table) = TABLE.split_once('.')?;
     Some(Outbox {
         retention: None,

@@ -65,7 +65,7 @@ impl Load {
 }
 
 pub(crate) async fn measure(field: &Field, scale: &Scale) -> Result<Vec<Measurement>> {
-    field.fresh_stream().await?;
+    field.fresh_streams().await?;
     let mut bridge = Bridge::start(&field.settings().set("source.start", "now")).await?;
     let mut all = Vec::new();
     for rate in scale.rates {
@@ -102,7 +102,7 @@ async fn to_stored(
     bridge: &mut Bridge,
     load: Load,
 ) -> Result<(Histogram<u64>, Histogram<u64>)> {
-    let before = field.state().await?.last_sequence;
+    let before = field.stored().await?.messages;
     write(field, load).await?;
     field.await_stored(before + load.events(), Some(bridge)).await?;
     let stream = field.world.jetstream.get_stream(STREAM).await?;
@@ -118,13 +118,12 @@ async fn to_stored(
         let message = messages.next().await.context("the subscription has ended")??;
         let stored = message.info().map_err(anyhow::Error::from_boxed)?.published;
         let headers = message.headers.as_ref().context("a message without headers")?;
-        record(
-            &mut from_commit,
-            stored - commit_time(headers.get(header::CE_TIME).map(|value| value.as_str()))?,
-        );
+        let committed = commit_time(headers.get(header::CE_TIME).map(|value| value.as_str()))?;
+        record(&mut from_commit, between(committed, stored));
         let body: serde_json::Value = serde_json::from_slice(&message.payload)?;
         let due = body.get("due").and_then(serde_json::Value::as_i64).context("a body without its time")?;
-        record(&mut from_due, stored - OffsetDateTime::from_unix_timestamp_nanos(i128::from(due) * 1_000)?);
+        let due = OffsetDateTime::from_unix_timestamp_nanos(i128::from(due) * 1_000)?;
+        record(&mut from_due, between(due, stored));
     }
     Ok((from_commit, from_due))
 }
@@ -133,14 +132,14 @@ type Handled = Arc<Mutex<Histogram<u64>>>;
 
 async fn handle(State(handled): State<Handled>, context: Context) {
     if let Ok(committed) = commit_time(context.header(header::CE_TIME)) {
-        let latency = OffsetDateTime::now_utc() - committed;
+        let latency = between(committed, OffsetDateTime::now_utc());
         record(&mut handled.lock().unwrap_or_else(PoisonError::into_inner), latency);
     }
 }
 
 /// Runs the load with a consumer at work, and gives the times from commit to the handler's call.
 async fn to_handled(field: &Field, bridge: &mut Bridge, load: Load) -> Result<Histogram<u64>> {
-    let before = field.state().await?.last_sequence;
+    let before = field.stored().await?.messages;
     let handled: Handled = Arc::new(Mutex::new(histogram()?));
     let name = format!("latency-{}", Uuid::new_v4().simple());
     let consumer = Consumer::builder(field.client.clone(), STREAM, name)
@@ -210,15 +209,20 @@ fn commit_time(text: Option<&str>) -> Result<OffsetDateTime> {
     OffsetDateTime::parse(text.context("a message without ce-time")?, &Rfc3339).context("ce-time")
 }
 
-fn histogram() -> Result<Histogram<u64>> {
+pub(crate) fn histogram() -> Result<Histogram<u64>> {
     Ok(Histogram::new_with_max(u64::try_from(LONGEST.as_micros())?, 3)?)
 }
 
-fn record(histogram: &mut Histogram<u64>, latency: time::Duration) {
-    // The clocks of two programs on one machine are one; a microsecond is the least that they tell apart.
-    histogram.saturating_record(u64::try_from(latency.whole_microseconds()).unwrap_or(0).max(1));
+/// Records a latency; the clocks of two programs on one machine are one, and a microsecond is the least that they tell apart.
+pub(crate) fn record(histogram: &mut Histogram<u64>, latency: Duration) {
+    histogram.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).max(1));
 }
 
-fn milliseconds(histogram: &Histogram<u64>, quantile: f64) -> f64 {
+/// From one time to another, none if the second is not the later one.
+fn between(earlier: OffsetDateTime, later: OffsetDateTime) -> Duration {
+    Duration::try_from(later - earlier).unwrap_or_default()
+}
+
+pub(crate) fn milliseconds(histogram: &Histogram<u64>, quantile: f64) -> f64 {
     histogram.value_at_quantile(quantile) as f64 / 1_000.0
 }

@@ -10,11 +10,16 @@ mod consume;
 mod decode;
 mod field;
 mod foreign;
+pub mod hot;
 mod latency;
 mod limits;
+mod load;
 mod plot;
 mod publish;
 pub mod report;
+mod sagas;
+mod scale;
+mod tcc;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -28,8 +33,17 @@ use self::report::{Environment, Measurement, Report};
 const REST: f64 = 0.5;
 
 /// The names that `--only` takes, in the order of the measuring.
-pub const GROUPS: [&str; 6] =
-    [decode::GROUP, publish::GROUP, catch_up::GROUP, latency::GROUP, consume::GROUP, foreign::GROUP];
+pub const GROUPS: [&str; 9] = [
+    decode::GROUP,
+    publish::GROUP,
+    catch_up::GROUP,
+    latency::GROUP,
+    consume::GROUP,
+    sagas::GROUP,
+    tcc::GROUP,
+    foreign::GROUP,
+    scale::GROUP,
+];
 
 /// What to measure, and how thoroughly.
 #[derive(Debug, Clone, Default)]
@@ -61,6 +75,9 @@ pub(crate) struct Scale {
     /// Events a second for latencies, and for how long.
     pub(crate) rates: &'static [u64],
     pub(crate) seconds: u64,
+    /// Sagas or TCC transactions at full load, and a second where the load is given.
+    pub(crate) transactions: u64,
+    pub(crate) transaction_rate: u64,
     /// Shares of other tables' rows in the log.
     pub(crate) foreign_percents: &'static [u64],
     /// Whether the ordinary backlog is all that is caught up with.
@@ -77,16 +94,25 @@ impl Scale {
             limit_messages: 200_000,
             rates: &[100, 1_000, 5_000, 20_000],
             seconds: 20,
+            transactions: 10_000,
+            transaction_rate: 100,
             foreign_percents: &[0, 25, 50, 75, 90, 99],
             smoke: false,
         };
-        let quick =
-            Self { events: 60_000, shape_events: 20_000, seconds: 1, foreign_percents: &[0, 90, 99], ..full };
+        let quick = Self {
+            events: 60_000,
+            shape_events: 20_000,
+            seconds: 1,
+            transactions: 300,
+            foreign_percents: &[0, 90, 99],
+            ..full
+        };
         match options {
             Options { smoke: true, .. } => Self {
                 events: 2_000,
                 rates: &[200],
-                seconds: 1,
+                transactions: 50,
+                transaction_rate: 20,
                 foreign_percents: &[90],
                 smoke: true,
                 ..quick
@@ -148,7 +174,10 @@ async fn measure(group: &str, field: &Field, scale: &Scale) -> Result<Vec<Measur
         catch_up::GROUP => Box::pin(catch_up::measure(field, scale)).await,
         latency::GROUP => Box::pin(latency::measure(field, scale)).await,
         consume::GROUP => Box::pin(consume::measure(field, scale)).await,
+        sagas::GROUP => Box::pin(sagas::measure(scale)).await,
+        tcc::GROUP => Box::pin(tcc::measure(scale)).await,
         foreign::GROUP => Box::pin(foreign::measure(field, scale)).await,
+        scale::GROUP => Box::pin(scale::measure(field, scale)).await,
         _ => Ok(Vec::new()),
     }
 }

@@ -56,7 +56,7 @@ pub(crate) fn headers(message: &Message, last: u64) -> HeaderMap {
     headers.insert(HeaderName::from_static(header::CE_ID), message.id.as_str());
     headers.insert(HeaderName::from_static(header::POSITION), message.position().to_string());
     for (name, value) in &message.headers {
-        headers.insert(&**name, value.as_str());
+        headers.insert(&**name, &**value);
     }
     headers
 }

@@ -6,6 +6,10 @@ use anyhow::Result;
 use clap::Parser;
 use outbox_bench::Options;
 
+/// As the bridge has it: the bare loops and the consumers are to differ by what they do.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// See `cargo xtask bench --help`.
 #[derive(Debug, Parser)]
 struct Arguments {

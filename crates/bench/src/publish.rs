@@ -53,7 +53,7 @@ pub(crate) async fn measure(field: &Field, scale: &Scale) -> Result<Vec<Measurem
 }
 
 async fn by_writer(field: &Field, messages: &[Message], mode: Mode) -> Result<f64> {
-    field.fresh_stream().await?;
+    field.fresh_streams().await?;
     let (_losses, disconnects) = watch::channel(0);
     let context = field.world.jetstream.clone();
     let wire = NatsWire::new(field.client.clone(), context, STREAM.to_owned(), true, disconnects).await?;
@@ -69,6 +69,7 @@ async fn by_writer(field: &Field, messages: &[Message], mode: Mode) -> Result<f6
         retry_max: Duration::from_secs(1),
         behind_patience: Duration::from_secs(5),
         seed: 0,
+        traces: None,
     };
     // Copied before the time runs: the source hands its own on.
     let lists: Vec<Vec<Message>> = messages.chunks(LIST).map(<[Message]>::to_vec).collect();

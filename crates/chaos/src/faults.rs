@@ -27,6 +27,7 @@ impl Place {
             Fault::StopSource => self.source.stop().await,
             Fault::FreezeSource => self.source.pause(),
             Fault::SwitchSource { killed } => self.switch_source(killed).await,
+            Fault::KillReplica => self.replica.kill().await,
             Fault::KillNode(index) => self.cluster.node(index)?.kill().await,
             Fault::StopNode(index) => self.cluster.node(index)?.stop().await,
             Fault::FreezeNode(index) => self.cluster.node(index)?.pause(),
@@ -85,7 +86,7 @@ impl Place {
             Fault::FreezeBridge(index) => self.bridge(index)?.resume(),
             Fault::KillSource | Fault::StopSource => self.source.start().await,
             Fault::FreezeSource => self.source.resume(),
-            Fault::SwitchSource { .. } => {
+            Fault::SwitchSource { .. } | Fault::KillReplica => {
                 self.replica.start().await?;
                 self.replica.follow(&self.source).await
             }

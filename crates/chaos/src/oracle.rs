@@ -1,16 +1,17 @@
 //! Compares table and stream while everything goes on, and once more at the end.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use futures_util::StreamExt as _;
 use outbox_bridge_tests::{Expected, Order, STREAM, Stored, TABLE, oracle, read_after};
 use outbox_event::{Position, header};
 use serde_json::Value;
 use testbed::eventually;
 use uuid::Uuid;
 
-use crate::place::Place;
+use crate::place::{LETTERS, PAYLOADS, Place};
 
 /// How long reading may take, until it is tried again.
 const READ_LIMIT: Duration = Duration::from_secs(15);
@@ -39,6 +40,10 @@ pub(crate) struct Counts {
     pub(crate) missing: usize,
     /// Messages more than there are ids among them.
     pub(crate) doubled: usize,
+    /// Rows that can be no message, each of which is a dead letter.
+    pub(crate) letters: usize,
+    /// Messages whose payloads lie in the object store.
+    pub(crate) large: usize,
 }
 
 impl Oracle {
@@ -52,8 +57,13 @@ impl Oracle {
     pub(crate) async fn follow(&mut self, place: &Place) -> Result<()> {
         let reading = read_after(&place.jetstream, STREAM, self.sequence);
         let Ok(Ok(messages)) = tokio::time::timeout(READ_LIMIT, reading).await else { return Ok(()) };
-        for message in messages {
+        for mut message in messages {
             let at = message.sequence;
+            // An object store that is away is no fault.
+            let fetching = message.fetch_body(&place.jetstream);
+            if !matches!(tokio::time::timeout(READ_LIMIT, fetching).await, Ok(Ok(()))) {
+                return Ok(());
+            }
             self.take(&message).with_context(|| format!("message {at} of {STREAM}"))?;
         }
         Ok(())
@@ -87,9 +97,14 @@ impl Oracle {
         self.descents
     }
 
-    /// The ids that are committed now.
+    /// The ids that are committed now, of rows that can be messages.
     pub(crate) async fn committed(place: &Place) -> Result<Vec<Uuid>> {
-        let rows: Vec<Vec<u8>> = place.source.query(&format!("SELECT id FROM {TABLE}")).await?;
+        Self::ids(place, "headers IS NULL").await
+    }
+
+    async fn ids(place: &Place, condition: &str) -> Result<Vec<Uuid>> {
+        let sql = format!("SELECT id FROM {TABLE} WHERE {condition}");
+        let rows: Vec<Vec<u8>> = place.source.query(&sql).await?;
         rows.into_iter().map(|id| Ok(Uuid::from_slice(&id)?)).collect()
     }
 
@@ -101,12 +116,30 @@ impl Oracle {
     /// When nobody writes any more: the stream holds exactly the table's rows, in order, with the same bodies.
     pub(crate) async fn compare(place: &Place) -> Result<Counts> {
         let order = "aggregate_id, CAST(JSON_VALUE(payload, '$.n') AS UNSIGNED)";
-        let expected = Expected::rows(&place.source, TABLE, order).await?;
+        let mut expected = Expected::rows(&place.source, TABLE, order).await?;
+        let poison = Self::ids(place, "headers IS NOT NULL").await?;
+        let poison: BTreeSet<String> = poison.iter().map(Uuid::to_string).collect();
+        expected.retain(|row| !poison.contains(&row.id));
         // On a busy machine the cluster may be between two leaders without anybody's doing.
         let stored = eventually("the stream to be read", COMPARE_LIMIT, async || {
             Ok(read_after(&place.jetstream, STREAM, 0).await.ok())
         });
-        let stored = stored.await?;
+        let mut stored = stored.await?;
+        let mut large = 0;
+        for message in &mut stored {
+            large += usize::from(message.data_ref()?.is_some());
+            message.fetch_body(&place.jetstream).await?;
+        }
+        let letters = read_after(&place.jetstream, LETTERS, 0).await?;
+        let mut parked: Vec<&str> = letters.iter().map(|letter| letter.header(header::CE_ID)).collect();
+        parked.sort_unstable();
+        ensure!(
+            parked.iter().copied().eq(poison.iter().map(String::as_str)),
+            "{} rows can be no message, and there are {} letters",
+            poison.len(),
+            parked.len()
+        );
+        Self::no_payload_is_left_over(place, large).await?;
         oracle::compare(&expected, &stored, Order::AcrossServers)?;
         let ids: HashSet<&str> = stored.iter().map(|message| message.header(header::CE_ID)).collect();
         Ok(Counts {
@@ -114,6 +147,23 @@ impl Oracle {
             stored: stored.len(),
             missing: expected.iter().filter(|row| !ids.contains(row.id.as_str())).count(),
             doubled: stored.len() - ids.len(),
+            letters: letters.len(),
+            large,
         })
+    }
+
+    /// What was stored for a message that got another sequence, and what a crash broke off, is removed.
+    async fn no_payload_is_left_over(place: &Place, large: usize) -> Result<()> {
+        let objects = place.jetstream.get_stream(format!("OBJ_{PAYLOADS}")).await?;
+        eventually(&format!("{large} payloads and nothing else"), COMPARE_LIMIT, async || {
+            for kind in ["M", "C"] {
+                let subjects = objects.info_with_subjects(format!("$O.{PAYLOADS}.{kind}.>")).await?;
+                if subjects.count().await != large {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+        .await
     }
 }

@@ -15,6 +15,13 @@ use crate::schedule::{BRIDGES, Link, NODES};
 
 const USER: &str = "bridge";
 const PASSWORD: &str = "chaos";
+/// Where rows go that can be no message.
+pub(crate) const LETTERS: &str = "DEAD";
+/// Where payloads go that are too large for a message, and from which size of a message on.
+pub(crate) const PAYLOADS: &str = "PAYLOADS";
+pub(crate) const LARGE_BYTES: usize = 128 << 10;
+/// The comparison sorts rows with payloads that are too large for a message.
+const SORT_BUFFER: &str = "--sort-buffer-size=64M";
 /// A single question to JetStream, so that a server that is gone costs little time.
 const ASK_LIMIT: Duration = Duration::from_secs(2);
 /// How long the cluster may take to have a leader.
@@ -41,10 +48,12 @@ impl Place {
     /// Starts all of it; the bridges are ready.
     pub(crate) async fn new() -> Result<Self> {
         let nats = Nats::builder();
-        let (source, cluster) =
-            tokio::try_join!(MySql::builder().start(), NatsCluster::start_partitionable(&nats, NODES))?;
+        let (source, cluster) = tokio::try_join!(
+            MySql::builder().option(SORT_BUFFER).start(),
+            NatsCluster::start_partitionable(&nats, NODES)
+        )?;
         prepare_source(&source).await?;
-        let replica = MySql::replica_of(&source).start().await?;
+        let replica = MySql::replica_of(&source).option(SORT_BUFFER).start().await?;
         replica.await_caught_up(&source).await?;
         let servers = cluster.nodes().iter().map(|node| node.url().parse());
         let servers = servers.collect::<Result<Vec<async_nats::ServerAddr>, _>>()?;
@@ -55,7 +64,7 @@ impl Place {
             .await?;
         let mut jetstream = jetstream::new(client);
         jetstream.set_timeout(ASK_LIMIT);
-        create_stream(&jetstream).await?;
+        create_streams(&jetstream).await?;
 
         let mut source_proxies = Vec::new();
         for server in [&source, &replica] {
@@ -134,21 +143,30 @@ async fn prepare_source(source: &MySql) -> Result<()> {
     source.exec(&format!("GRANT SELECT ON {TABLE} TO '{USER}'@'%'")).await
 }
 
-async fn create_stream(jetstream: &jetstream::Context) -> Result<()> {
-    let config = stream::Config {
+async fn create_streams(jetstream: &jetstream::Context) -> Result<()> {
+    let events = stream::Config {
         name: STREAM.to_owned(),
         subjects: vec!["orders.>".to_owned()],
         num_replicas: NODES,
         allow_batch_publish: true,
         ..Default::default()
     };
-    // The cluster's own leader may still be missing.
-    eventually("the stream to be created", LEADER_LIMIT, async || {
-        Ok(jetstream.create_stream(config.clone()).await.ok())
-    })
-    .await?;
-    let created = jetstream.get_stream(STREAM).await?;
-    ensure!(created.cached_info().config.num_replicas == NODES, "the stream has too few replicas");
+    let letters = stream::Config {
+        name: LETTERS.to_owned(),
+        subjects: vec!["outbox.dead.>".to_owned()],
+        num_replicas: NODES,
+        max_messages_per_subject: 1,
+        ..Default::default()
+    };
+    for config in [events, letters] {
+        // The cluster's own leader may still be missing.
+        eventually("the stream to be created", LEADER_LIMIT, async || {
+            Ok(jetstream.create_stream(config.clone()).await.ok())
+        })
+        .await?;
+        let created = jetstream.get_stream(&config.name).await?;
+        ensure!(created.cached_info().config.num_replicas == NODES, "the stream has too few replicas");
+    }
     Ok(())
 }
 
@@ -172,5 +190,10 @@ fn settings(source: &[FaultyProxy], nats: &[FaultyProxy], folder: &Path) -> Sett
         .set("checkpoint.interval", "200ms")
         .set("retry.max", "1s")
         .set("lease.ttl", "3s")
+        .set("poison.action", "dead_letter")
+        .set("poison.stream", LETTERS)
+        .set("claim_check.bucket", PAYLOADS)
+        .set("claim_check.threshold", format!("{}KiB", LARGE_BYTES >> 10))
+        .set("claim_check.interval", "1s")
         .outbox(outbox)
 }

@@ -16,6 +16,8 @@ use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::place::LARGE_BYTES;
+
 /// How long a producer waits before it tries to reach a server again that is gone.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
@@ -26,6 +28,9 @@ const LARGE_ROWS: u64 = 4_000;
 const LARGE_CHUNK: u64 = 500;
 /// How many letters a payload is filled with at most.
 const FILLER_LENGTH: usize = 400;
+/// How often a payload is too large for a message, and how often a row can be none.
+const LARGE_PROBABILITY: f64 = 0.000_5;
+const POISON_PROBABILITY: f64 = 0.000_5;
 
 /// What a producer is given to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -274,7 +279,12 @@ impl Producer {
         let mut event = Event::new(self.rows);
         event.aggregate_id.clone_from(&self.name);
         let length = self.random.random_range(0..=FILLER_LENGTH);
-        let filler = "x".repeat(length);
+        let large = self.random.random_bool(LARGE_PROBABILITY);
+        let filler = "x".repeat(if large { length + 2 * LARGE_BYTES } else { length });
+        // An array is no headers, so this one can be no message.
+        if self.random.random_bool(POISON_PROBABILITY) {
+            event = event.headers("[]");
+        }
         event.payload(match ticket {
             Some(ticket) => {
                 format!("{{\"n\": {}, \"filler\": \"{filler}\", \"ticket\": {ticket}}}", self.rows)

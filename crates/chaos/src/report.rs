@@ -30,6 +30,10 @@ pub struct Report {
     pub missing: usize,
     /// Messages whose event has another one; the same holds.
     pub doubled: usize,
+    /// Rows that can be no message, each of which is a dead letter, once.
+    pub letters: usize,
+    /// Messages whose payloads lie in the object store.
+    pub large: usize,
     /// The longest time that a quiet time began with until all was caught up with.
     pub longest_catch_up: Duration,
     /// The longest time without a new message in the stream.
@@ -63,6 +67,8 @@ impl Report {
             "stored": self.stored,
             "missing": self.missing,
             "doubled": self.doubled,
+            "dead_letters": self.letters,
+            "large_payloads": self.large,
             "longest_catch_up_milliseconds": u64::try_from(self.longest_catch_up.as_millis()).unwrap_or(u64::MAX),
             "longest_stall_milliseconds": u64::try_from(self.longest_stall.as_millis()).unwrap_or(u64::MAX),
             "memory_peak_bytes": self.memory_peak_bytes,
@@ -86,6 +92,8 @@ impl fmt::Display for Report {
         row("messages stored", self.stored.to_string())?;
         row("missing", self.missing.to_string())?;
         row("doubled", self.doubled.to_string())?;
+        row("dead letters", self.letters.to_string())?;
+        row("payloads in the object store", self.large.to_string())?;
         row("longest catch-up after faults", format!("{:.1} s", self.longest_catch_up.as_secs_f64()))?;
         row("longest stall", format!("{:.1} s", self.longest_stall.as_secs_f64()))?;
         row("most memory of a bridge", format!("{} MiB", self.memory_peak_bytes >> 20))

@@ -215,14 +215,16 @@ impl Run<'_> {
         self.settle().await?;
         let counts = Oracle::compare(self.place).await?;
         ensure!(
-            counts.committed as u64 >= believed,
+            (counts.committed + counts.letters) as u64 >= believed,
             "{believed} events were committed, but the table has {}: MySQL lost what it had acknowledged",
-            counts.committed
+            counts.committed + counts.letters
         );
         self.report.committed = counts.committed;
         self.report.stored = counts.stored;
         self.report.missing = counts.missing;
         self.report.doubled = counts.doubled;
+        self.report.letters = counts.letters;
+        self.report.large = counts.large;
         self.report.switches = self.place.switches();
         let descents = self.oracle.descents();
         ensure!(

@@ -44,6 +44,8 @@ pub enum Fault {
         /// The primary is killed with -9 under load, or stopped when nobody writes any more.
         killed: bool,
     },
+    /// The replica is killed with -9, and started again at the end.
+    KillReplica,
     /// A NATS server is killed with -9, and started again at the end.
     KillNode(usize),
     /// A NATS server is stopped in good order, and started again at the end.
@@ -86,6 +88,7 @@ impl Fault {
             Self::FreezeSource => "MySQL frozen",
             Self::SwitchSource { killed: true } => "MySQL killed and replaced by its replica",
             Self::SwitchSource { killed: false } => "MySQL stopped and replaced by its replica",
+            Self::KillReplica => "replica killed",
             Self::KillNode(_) => "NATS server killed",
             Self::StopNode(_) => "NATS server stopped",
             Self::FreezeNode(_) => "NATS server frozen",
@@ -118,6 +121,7 @@ impl fmt::Display for Fault {
             | Self::StopSource
             | Self::FreezeSource
             | Self::SwitchSource { .. }
+            | Self::KillReplica
             | Self::StepDown => Ok(()),
             Self::Cut(link) | Self::Stall(link) | Self::Down(link) => write!(f, " ({link:?})"),
             Self::Truncate(link, direction, bytes) => {
@@ -195,11 +199,12 @@ fn bridge_fault(random: &mut SmallRng, bridge: usize) -> (Fault, std::ops::Range
 }
 
 fn source_fault(random: &mut SmallRng) -> (Fault, std::ops::Range<u64>) {
-    match random.random_range(0..8) {
+    match random.random_range(0..9) {
         0..2 => (Fault::KillSource, 0..2_000),
         2 => (Fault::StopSource, 0..1_000),
         3 => (Fault::FreezeSource, 500..6_000),
         4..6 => (Fault::SwitchSource { killed: true }, 0..4_000),
+        6 => (Fault::KillReplica, 0..4_000),
         _ => (Fault::SwitchSource { killed: false }, 0..4_000),
     }
 }
@@ -238,7 +243,11 @@ mod tests {
     fn target(fault: Fault) -> usize {
         match fault {
             Fault::KillBridge(index) | Fault::FreezeBridge(index) | Fault::StopBridge(index) => index,
-            Fault::KillSource | Fault::StopSource | Fault::FreezeSource | Fault::SwitchSource { .. } => 10,
+            Fault::KillSource
+            | Fault::StopSource
+            | Fault::FreezeSource
+            | Fault::SwitchSource { .. }
+            | Fault::KillReplica => 10,
             Fault::KillNode(_)
             | Fault::StopNode(_)
             | Fault::FreezeNode(_)
@@ -280,6 +289,6 @@ mod tests {
         let mut kinds: Vec<_> = long.iter().flatten().map(|timed| timed.fault.kind()).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        assert_eq!(kinds.len(), 20, "{kinds:?}");
+        assert_eq!(kinds.len(), 21, "{kinds:?}");
     }
 }

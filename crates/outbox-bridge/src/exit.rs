@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use crate::diagnosis::code_of;
+
 /// Exit codes, those of BSD's `sysexits.h` where one fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -41,13 +43,13 @@ impl From<Exit> for ExitCode {
 
 /// An error and its causes on one line: `cannot connect: connection refused`.
 ///
-/// Causes that the line already holds are left out, since `async-nats` and others repeat theirs in their own text.
+/// Behind it stands its code, if it has one ([`code_of`]). Causes that the line already holds are left out, since `async-nats` and others repeat theirs in their own text.
 #[must_use]
-pub fn report(error: &dyn Error) -> String {
+pub fn report(error: &(dyn Error + 'static)) -> String {
     let mut line = String::new();
     let mut next = Some(error);
-    while let Some(error) = next {
-        let text = error.to_string();
+    while let Some(cause) = next {
+        let text = cause.to_string();
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         if !text.is_empty() && !line.contains(&text) {
             if !line.is_empty() {
@@ -55,7 +57,11 @@ pub fn report(error: &dyn Error) -> String {
             }
             line.push_str(&text);
         }
-        next = error.source();
+        next = cause.source();
+    }
+    // Unless a part of it is such a line already.
+    if let Some(code) = code_of(error).filter(|_| !line.contains("[OB-")) {
+        line += &format!(" [{code}]");
     }
     line
 }

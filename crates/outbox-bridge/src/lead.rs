@@ -3,14 +3,14 @@
 //! The lease decides who tries. That nothing is doubled or interleaved even if two try at once is the work of the expected
 //! sequences and of the checkpoint's revision.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream;
 use outbox_lease::{Candidate, Holder, Lease, LeaseError, Record};
 use tokio::sync::watch;
 
 use crate::{
-    admin::{Component, Readiness, Role},
+    admin::{Component, Leader, Readiness, Role, since_the_epoch},
     backoff::Backoff,
     checkpoint::open_bucket,
     config::Config,
@@ -24,8 +24,8 @@ pub(crate) fn lease_key(name: &str) -> String {
 }
 
 /// How others name a holder.
-pub(crate) fn shown(record: &Record) -> String {
-    let Holder { instance, host, process } = &record.holder;
+pub(crate) fn shown(holder: &Holder) -> String {
+    let Holder { instance, host, process } = holder;
     if host.is_empty() { instance.clone() } else { format!("process {process} on {host}") }
 }
 
@@ -97,6 +97,9 @@ impl Leadership {
         };
         self.candidate = Some(candidate);
         tracing::info!("this bridge leads");
+        let Holder { instance, host, process } = self.holder.clone();
+        let leader = Leader { host, process, instance, since: SystemTime::now(), seen_at: None };
+        self.readiness.board().note(|notes| notes.leader = Some(leader));
         self.readiness.set_role(Role::Leader);
         BridgeMetrics::new().leader.set(1.0);
         Ok(lease)
@@ -117,8 +120,12 @@ impl Leadership {
     }
 
     fn stand_by(&self, leaders: &mut watch::Receiver<Option<Record>>) {
-        let Some(leader) = leaders.borrow_and_update().as_ref().map(shown) else { return };
-        let role = Role::Standby { leader };
+        let Some(record) = leaders.borrow_and_update().clone() else { return };
+        let Holder { instance, host, process } = record.holder.clone();
+        let since = since_the_epoch(Duration::from_secs(record.since_seconds));
+        let leader = Leader { host, process, instance, since, seen_at: Some(SystemTime::now()) };
+        self.readiness.board().note(|notes| notes.leader = Some(leader));
+        let role = Role::Standby { leader: shown(&record.holder) };
         if self.readiness.report().role != role {
             if let Role::Standby { leader } = &role {
                 tracing::info!(leader, "another bridge of this name leads; standing by");

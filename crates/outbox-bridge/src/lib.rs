@@ -9,7 +9,9 @@ mod cleanup;
 pub mod cli;
 pub mod config;
 pub mod decode;
+pub mod diagnosis;
 pub mod exit;
+mod instances;
 mod lead;
 pub mod logging;
 pub mod metrics;
@@ -21,6 +23,7 @@ mod run;
 #[cfg(test)]
 mod simulation;
 pub mod source;
+mod traces;
 pub mod transaction;
 mod verify;
 

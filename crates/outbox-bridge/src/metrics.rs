@@ -11,6 +11,7 @@ use std::{
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::admin::{Board, LastEvent};
 use crate::publish::{Chain, Message, PoisonKind};
 
 /// What a metric is.
@@ -81,6 +82,8 @@ pub mod names {
     pub const CHECKPOINT_AGE: &str = "outbox_checkpoint_age_seconds";
     /// Rows deleted from outbox tables.
     pub const CLEANUP_DELETED: &str = "outbox_cleanup_deleted_rows_total";
+    /// Partitions dropped from outbox tables.
+    pub const CLEANUP_PARTITIONS: &str = "outbox_cleanup_dropped_partitions_total";
     /// Failures to delete.
     pub const CLEANUP_ERRORS: &str = "outbox_cleanup_errors_total";
     /// How late the clean-up is.
@@ -95,10 +98,16 @@ pub mod names {
     pub const AUDIT_REORDERED: &str = "outbox_audit_reordered_total";
     /// Audits that failed.
     pub const AUDIT_ERRORS: &str = "outbox_audit_errors_total";
+    /// Payloads removed from the object store.
+    pub const PAYLOADS_REMOVED: &str = "outbox_payloads_removed_total";
+    /// Payloads stored in the object store.
+    pub const PAYLOADS_STORED: &str = "outbox_payloads_stored_total";
     /// Whether the bridge is ready.
     pub const READY: &str = "outbox_ready_state";
     /// Whether the bridge holds the lease.
     pub const LEADER: &str = "outbox_leader_state";
+    /// Bridges that stand by.
+    pub const STANDBYS: &str = "outbox_standby_instances";
     /// When the process started.
     pub const START_TIME: &str = "outbox_start_time_seconds";
     /// The version.
@@ -140,6 +149,7 @@ pub const METRICS: &[Metric] = &[
     metric(names::CHECKPOINT_WRITES, C, Unit::Count, &[], "Checkpoints written."),
     metric(names::CHECKPOINT_AGE, G, Unit::Seconds, &[], "Time since the last checkpoint was written."),
     metric(names::CLEANUP_DELETED, C, Unit::Count, &["table"], "Published rows that were deleted from an outbox table."),
+    metric(names::CLEANUP_PARTITIONS, C, Unit::Count, &["table"], "Partitions of published rows that were dropped from an outbox table."),
     metric(names::CLEANUP_ERRORS, C, Unit::Count, &["table"], "Times that rows could not be deleted."),
     metric(names::CLEANUP_OVERDUE, G, Unit::Seconds, &["table"], "For how long the oldest row that may be deleted should have been; 0 when none is left."),
     metric(names::AUDIT_CHECKED, C, Unit::Count, &["stream"], "Comparisons of a row with what its stream holds."),
@@ -147,14 +157,17 @@ pub const METRICS: &[Metric] = &[
     metric(names::AUDIT_DOUBLED, C, Unit::Count, &["stream"], "Events that the stream holds more than once."),
     metric(names::AUDIT_REORDERED, C, Unit::Count, &["stream"], "Messages that stand before one that was committed earlier."),
     metric(names::AUDIT_ERRORS, C, Unit::Count, &["stream"], "Audits that could not be made."),
+    metric(names::PAYLOADS_STORED, C, Unit::Count, &[], "Payloads that were too large for a message and went to the object store."),
+    metric(names::PAYLOADS_REMOVED, C, Unit::Count, &[], "Payloads that were removed from there, since their messages are gone."),
     metric(names::READY, G, Unit::Count, &[], "1 if the bridge is ready, else 0."),
     metric(names::LEADER, G, Unit::Count, &[], "1 if this bridge publishes, 0 if it stands by."),
+    metric(names::STANDBYS, G, Unit::Count, &[], "Bridges of this name that stand by, as far as they announce themselves; NaN while that cannot be read."),
     metric(names::START_TIME, G, Unit::Seconds, &[], "When the process started, in seconds since the epoch."),
     metric(names::BUILD_INFO, G, Unit::Count, &["version"], "Always 1; the label says which version runs."),
 ];
 
 /// Limits of the latency buckets, in seconds.
-const LATENCY_BUCKETS: [f64; 14] =
+pub(crate) const LATENCY_BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
 /// Starts to record; once in the process's life. Without this call, recording does nothing and costs next to nothing.
@@ -211,6 +224,8 @@ pub struct StreamMetrics {
     pub lag: Gauge,
     /// Counters of events, by table.
     published: Vec<(Arc<str>, Counter)>,
+    /// Where the last of what is counted is shown.
+    board: Board,
 }
 
 impl StreamMetrics {
@@ -232,7 +247,13 @@ impl StreamMetrics {
             commit_to_stored: histogram!(names::COMMIT_TO_STORED, &label()),
             lag: gauge!(names::LAG_SECONDS, &label()),
             published: Vec::new(),
+            board: Board::default(),
         }
+    }
+
+    /// Shows the last events and resumes on `board`.
+    pub(crate) fn show_on(&mut self, board: Board) {
+        self.board = board;
     }
 
     /// The counter of events of `table` (as `schema.table`) in this stream; to be kept.
@@ -240,10 +261,12 @@ impl StreamMetrics {
         counter!(names::EVENTS_PUBLISHED, "stream" => self.stream.clone(), "table" => table.to_owned())
     }
 
-    /// Counts messages that have been stored.
-    pub(crate) fn stored(&mut self, messages: impl Iterator<Item = Message>) {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        for message in messages {
+    /// Counts messages that have been stored, the last of them with this sequence.
+    pub(crate) fn stored(&mut self, mut messages: impl ExactSizeIterator<Item = Message>, sequence: u64) {
+        let time = SystemTime::now();
+        let now = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut last = Vec::with_capacity(messages.len().min(Board::events_max()));
+        while let Some(message) = messages.next() {
             self.published_bytes.increment(message.size() as u64);
             let committed = Duration::from_micros(message.transaction.committed_micros);
             self.commit_to_stored.record(now.saturating_sub(committed).as_secs_f64());
@@ -252,10 +275,15 @@ impl StreamMetrics {
                 None => {
                     let counter = self.events_published(&message.table);
                     counter.increment(1);
-                    self.published.push((message.table, counter));
+                    self.published.push((message.table.clone(), counter));
                 }
             }
+            let behind = messages.len();
+            if behind < Board::events_max() {
+                last.push(LastEvent::new(message, sequence.saturating_sub(behind as u64), time));
+            }
         }
+        self.board.stored(&self.stream, last.into_iter());
     }
 
     /// Shows what is on its way.
@@ -277,6 +305,7 @@ impl StreamMetrics {
     /// Counts a resume; `cause` is a word of the code, never data.
     pub fn resumed(&self, cause: &'static str) {
         counter!(names::RESUMES, "stream" => self.stream.clone(), "cause" => cause).increment(1);
+        self.board.resumed(&self.stream, cause);
     }
 }
 
@@ -285,6 +314,8 @@ impl StreamMetrics {
 pub(crate) struct CleanupMetrics {
     /// Deleted rows.
     pub(crate) deleted: Counter,
+    /// Dropped partitions.
+    pub(crate) partitions: Counter,
     /// Failures.
     pub(crate) errors: Counter,
     /// How late it is, in seconds.
@@ -297,6 +328,7 @@ impl CleanupMetrics {
         let label = || [("table", table.to_owned())];
         Self {
             deleted: counter!(names::CLEANUP_DELETED, &label()),
+            partitions: counter!(names::CLEANUP_PARTITIONS, &label()),
             errors: counter!(names::CLEANUP_ERRORS, &label()),
             overdue: gauge!(names::CLEANUP_OVERDUE, &label()),
         }
@@ -332,6 +364,22 @@ impl AuditMetrics {
     }
 }
 
+/// Handles of the object store of large payloads.
+#[derive(Debug, Clone)]
+pub(crate) struct ClaimCheckMetrics {
+    /// Payloads stored.
+    pub(crate) stored: Counter,
+    /// Payloads removed.
+    pub(crate) removed: Counter,
+}
+
+impl ClaimCheckMetrics {
+    /// The handles.
+    pub(crate) fn new() -> Self {
+        Self { stored: counter!(names::PAYLOADS_STORED), removed: counter!(names::PAYLOADS_REMOVED) }
+    }
+}
+
 /// Handles of the bridge as a whole.
 #[derive(Debug, Clone)]
 pub struct BridgeMetrics {
@@ -357,6 +405,8 @@ pub struct BridgeMetrics {
     pub checkpoint_age: Gauge,
     /// Whether this bridge publishes.
     pub leader: Gauge,
+    /// Bridges that stand by.
+    pub standbys: Gauge,
 }
 
 impl BridgeMetrics {
@@ -375,6 +425,7 @@ impl BridgeMetrics {
             checkpoint_writes: counter!(names::CHECKPOINT_WRITES),
             checkpoint_age: gauge!(names::CHECKPOINT_AGE),
             leader: gauge!(names::LEADER),
+            standbys: gauge!(names::STANDBYS),
         }
     }
 }
@@ -417,6 +468,7 @@ mod tests {
             let bridge = BridgeMetrics::new();
             CleanupMetrics::new("a.b").deleted.increment(1);
             AuditMetrics::new("S").checked.increment(1);
+            ClaimCheckMetrics::new().stored.increment(1);
             let stream = StreamMetrics::new("S");
             stream.events_published("a.b").increment(1);
             stream.resumed("timeout");

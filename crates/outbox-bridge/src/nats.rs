@@ -1,14 +1,17 @@
 //! The connection to NATS, as configured.
 
 use std::io;
+use std::time::SystemTime;
 
 use async_nats::{
     Client, ConnectError, ConnectOptions,
     jetstream::{
-        ErrorCode,
-        context::{GetStreamError, GetStreamErrorKind},
+        self, ErrorCode,
+        context::{GetStreamError, GetStreamErrorKind, RequestError},
     },
 };
+use serde::Deserialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::config::{Nats, NatsAuth};
 
@@ -66,11 +69,26 @@ pub async fn connect(nats: &Nats, name: &str) -> Result<Client, NatsError> {
 
 /// The JetStream context, in the configured domain.
 #[must_use]
-pub fn jetstream(nats: &Nats, client: Client) -> async_nats::jetstream::Context {
+pub fn jetstream(nats: &Nats, client: Client) -> jetstream::Context {
     match &nats.jetstream_domain {
-        Some(domain) => async_nats::jetstream::with_domain(client, domain),
-        None => async_nats::jetstream::new(client),
+        Some(domain) => jetstream::with_domain(client, domain),
+        None => jetstream::new(client),
     }
+}
+
+/// What time it is by the clock that gives the messages of `stream` their times.
+pub(crate) async fn server_time(
+    context: &jetstream::Context,
+    stream: &str,
+) -> Result<SystemTime, RequestError> {
+    /// What async-nats leaves out of the answer.
+    #[derive(Deserialize)]
+    struct Told {
+        ts: Option<String>,
+    }
+    let Told { ts } = context.request(format!("STREAM.INFO.{stream}"), &()).await?;
+    let time = ts.and_then(|text| OffsetDateTime::parse(&text, &Rfc3339).ok());
+    Ok(time.map_or_else(SystemTime::now, SystemTime::from))
 }
 
 /// Whether a stream is not there, as the server says for certain.

@@ -3,28 +3,34 @@
 use std::{error::Error, future::Future, sync::Arc, time::Duration};
 
 use async_nats::{Client, Event, jetstream};
+use outbox_lease::Holder;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{Component, Readiness},
+    admin::{Component, Readiness, watch_nats},
     audit::Auditor,
     backoff::Backoff,
     checkpoint::{CheckpointError, KvCheckpoints},
     cleanup::Cleaner,
     config::{self, Config, PublishMode},
+    diagnosis::Code,
     exit::{Exit, report},
+    instances::{self, Announcement},
     lead::Leadership,
     metrics::BridgeMetrics,
     nats::{self, NatsError},
     pipeline::{Pipeline, PipelineError, PipelineOptions, StreamTraits, Wires},
-    publish::{Complaints, Letters, Mode, NatsWire, WireError, WriterOptions},
+    publish::{
+        ClaimChecks, Complaints, Letters, Mode, NatsWire, ORPHAN_INTERVALS, Sweeper, WireError, WriterOptions,
+    },
     route::Route,
     source::{
         LogError, LogOptions, LogSource, RelocateError,
         connection::{ConnectOptions, Password, TlsMode, TlsOptions},
         watch_lag,
     },
+    traces::Traces,
 };
 
 /// Why the bridge ended.
@@ -62,8 +68,25 @@ pub async fn run(
     readiness: Readiness,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RunError> {
+    let (traces, exporting) = match config.traces.as_ref().map(Traces::start).transpose() {
+        Ok(started) => started.unzip(),
+        Err(error) => return Err(RunError::new("spans cannot be sent", Exit::Configuration, error)),
+    };
+    let ended = Box::pin(lead(config, readiness, shutdown, traces)).await;
+    if let Some(exporting) = exporting {
+        exporting.finish().await;
+    }
+    ended
+}
+
+/// Connects to NATS, announces itself there, and does its part, until `shutdown`.
+async fn lead(
+    config: Config,
+    readiness: Readiness,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    traces: Option<Traces>,
+) -> Result<(), RunError> {
     let stop = CancellationToken::new();
-    let connect = connect_options(&config.source);
     let _stopper = tokio::spawn({
         let stop = stop.clone();
         async move {
@@ -78,13 +101,54 @@ pub async fn run(
     };
     let (client, disconnects, complaints) = connected;
     let context = nats::jetstream(&config.nats, client.clone());
+    let instance = instance();
+    readiness.board().note(|notes| notes.instance.clone_from(&instance));
+    let announcement = Announcement::begin(
+        &config,
+        context.clone(),
+        Holder::this_process(&*instance),
+        complaints.clone(),
+        readiness.clone(),
+    );
+    let connected = Connected { client, context, disconnects, complaints };
+    let ended = Box::pin(take_turns(config, readiness, stop, traces, connected, instance)).await;
+    announcement.withdraw().await;
+    ended
+}
+
+/// The connection to NATS, and what is heard of it.
+struct Connected {
+    client: Client,
+    context: jetstream::Context,
+    disconnects: watch::Receiver<u64>,
+    complaints: Complaints,
+}
+
+/// Waits for its turn to lead, and leads, until `stop`.
+async fn take_turns(
+    config: Config,
+    readiness: Readiness,
+    stop: CancellationToken,
+    traces: Option<Traces>,
+    connected: Connected,
+    instance: String,
+) -> Result<(), RunError> {
+    let Connected { client, context, disconnects, complaints } = connected;
     let streams = stream_names(&config);
     let replicas = checkpoint_replicas(&config, &context, &streams).await;
-    let instance = instance();
     let mut leadership = Leadership::new(&config, context.clone(), replicas, &instance, readiness.clone());
     let (point, stored) = watch::channel((String::new(), 0));
-    let (server, read) = watch::channel(connect);
-    let _lag = AbortOnDrop(tokio::spawn(watch_lag(read.clone(), stored, BridgeMetrics::new())));
+    let (server, read) = watch::channel(connect_options(&config.source));
+    let board = readiness.board().clone();
+    let _lag = AbortOnDrop(tokio::spawn(watch_lag(read.clone(), stored, BridgeMetrics::new(), board)));
+    let looking = watch_nats(
+        client.clone(),
+        context.clone(),
+        streams.clone(),
+        letters(&config, &client, &context),
+        readiness.board().clone(),
+    );
+    let _looking = config.http.listen.map(|_| AbortOnDrop(tokio::spawn(looking)));
     loop {
         let lease = tokio::select! {
             biased;
@@ -101,12 +165,15 @@ pub async fn run(
             message_id: config.publish.message_id,
             letters: letters(&config, &client, &context),
             complaints: complaints.clone(),
+            claim_checks: claim_checks(&config, &context, replicas),
+            threshold: threshold(&config),
         };
         let bucket = config.checkpoint.bucket.clone();
         let checkpoints = KvCheckpoints::new(context.clone(), bucket, config.name.clone(), replicas);
         let source = LogSource::new(log_options(&config), route_maker(&config, &streams));
         let source = source.telling(server.clone());
-        let options = pipeline_options(&config, instance.clone(), streams.clone());
+        let mut options = pipeline_options(&config, instance.clone(), streams.clone());
+        options.writer.traces.clone_from(&traces);
         let pipeline = Pipeline::new(source, wires, checkpoints, options, readiness.clone());
         let (covered, covering) = watch::channel(None);
         let pipeline = pipeline.telling(point.clone()).covering(covered);
@@ -115,6 +182,8 @@ pub async fn run(
         let _auditor = auditor.map(|auditor| AbortOnDrop(tokio::spawn(auditor.run())));
         let cleaner = Cleaner::new(&config, read.clone(), parked, covering);
         let _cleaner = cleaner.map(|cleaner| AbortOnDrop(tokio::spawn(cleaner.run())));
+        let sweeper = sweeper(&config, &context, replicas, &streams);
+        let _sweeper = sweeper.map(|sweeper| AbortOnDrop(tokio::spawn(sweeper.run())));
         let ended = tokio::select! {
             biased;
             // Not drained: from now on another one may be at work.
@@ -148,6 +217,34 @@ pub(crate) fn letters(config: &Config, client: &Client, context: &jetstream::Con
     Some(Letters::new(client.clone(), context.clone(), stream, subject))
 }
 
+/// Where payloads go that are too large for a message, if there is such a place.
+pub(crate) fn claim_checks(
+    config: &Config,
+    context: &jetstream::Context,
+    replicas: usize,
+) -> Option<ClaimChecks> {
+    let checks = config.claim_check.as_ref()?;
+    // Chunks without an object are taken for left over after twice that time.
+    let put_timeout = checks.interval * (ORPHAN_INTERVALS / 2);
+    Some(ClaimChecks::new(context.clone(), checks.bucket.clone(), replicas, put_timeout))
+}
+
+/// From which size of a message on its payload goes there.
+pub(crate) fn threshold(config: &Config) -> Option<usize> {
+    config.claim_check.as_ref()?.threshold.map(|bytes| bytes.as_usize())
+}
+
+fn sweeper(
+    config: &Config,
+    context: &jetstream::Context,
+    replicas: usize,
+    streams: &[String],
+) -> Option<Sweeper> {
+    let checks = claim_checks(config, context, replicas)?;
+    let interval = config.claim_check.as_ref()?.interval;
+    Some(Sweeper::new(checks, streams.to_vec(), interval))
+}
+
 pub(crate) fn pipeline_options(config: &Config, instance: String, streams: Vec<String>) -> PipelineOptions {
     PipelineOptions {
         instance,
@@ -168,6 +265,7 @@ pub(crate) fn pipeline_options(config: &Config, instance: String, streams: Vec<S
             retry_max: config.retry.max,
             behind_patience: BEHIND_PATIENCE,
             seed: 0,
+            traces: None,
         },
         shutdown_deadline: config.shutdown.deadline,
         seed: rand::random(),
@@ -217,9 +315,17 @@ pub(crate) fn stream_names(config: &Config) -> Vec<String> {
 }
 
 pub(crate) fn route_maker(config: &Config, streams: &[String]) -> crate::source::MakeRoutes {
+    routes_parking(config, streams, config.dead_letters.is_some())
+}
+
+/// As [`route_maker`]; with `parking`, rows that can be no message are handed on as such instead of being an error.
+pub(crate) fn routes_parking(
+    config: &Config,
+    streams: &[String],
+    parking: bool,
+) -> crate::source::MakeRoutes {
     let outboxes = config.outboxes.clone();
     let streams = streams.to_vec();
-    let parking = config.dead_letters.is_some();
     // Servers come and go, what consumers see of the source does not change.
     let name = config.source.is_list.then(|| config.name.clone());
     Box::new(move |server| {
@@ -293,10 +399,15 @@ pub(crate) async fn connect_nats(
         let metrics = BridgeMetrics::new();
         let shared = readiness.clone();
         let heard = complaints.clone();
+        let name = config.name.clone();
         let options = options.event_callback(move |event| {
             match &event {
                 Event::Connected => heard.forget(),
-                Event::ServerError(error) => heard.hear(error.to_string()),
+                Event::ServerError(error) => {
+                    let complaint = error.to_string();
+                    complain(&name, &complaint);
+                    heard.hear(complaint);
+                }
                 _ => {}
             }
             notice(&event, &losses, &metrics, &shared);
@@ -324,7 +435,7 @@ fn notice(event: &Event, losses: &watch::Sender<u64>, metrics: &BridgeMetrics, r
         Event::Disconnected => {
             tracing::warn!("lost the connection to NATS");
             metrics.nats_reconnects.increment(1);
-            readiness.set_unready(Component::Nats, "disconnected");
+            readiness.set_unready(Component::Nats, format!("disconnected [{}]", Code::NATS_UNREACHABLE));
             losses.send_modify(|count| *count += 1);
         }
         Event::SlowConsumer(_) => {
@@ -332,12 +443,23 @@ fn notice(event: &Event, losses: &watch::Sender<u64>, metrics: &BridgeMetrics, r
             tracing::warn!("answers from NATS came faster than they were taken");
             losses.send_modify(|count| *count += 1);
         }
-        Event::ServerError(error) => tracing::error!(
-            %error,
-            "NATS refuses something; `outbox-bridge check` says what the bridge's permissions must be"
-        ),
+        // Said by `complain`.
+        Event::ServerError(_) => {}
         other => tracing::debug!(event = %other, "NATS"),
     }
+}
+
+/// Says that NATS refuses something.
+fn complain(name: &str, complaint: &str) {
+    if instances::is_about(name, complaint) {
+        // Nothing but a list lacks, which whoever misses it says.
+        tracing::debug!(error = complaint, "NATS refuses something");
+        return;
+    }
+    tracing::error!(
+        error = complaint,
+        "NATS refuses something; `outbox-bridge check` says what the bridge's permissions must be"
+    );
 }
 
 /// As many as configured, else as the first stream has.
@@ -366,6 +488,9 @@ pub(crate) struct NatsWires {
     pub(crate) message_id: bool,
     pub(crate) letters: Option<Letters>,
     pub(crate) complaints: Complaints,
+    pub(crate) claim_checks: Option<ClaimChecks>,
+    /// Payloads of larger messages are stored by `claim_checks`.
+    pub(crate) threshold: Option<usize>,
 }
 
 /// The first server with fast ingest.
@@ -400,6 +525,12 @@ impl Wires for NatsWires {
         if let Some(letters) = &self.letters {
             letters.verify().await?;
             wire = wire.parking(letters.clone(), self.complaints.clone());
+        }
+        if let Some(mut checks) = self.claim_checks.clone() {
+            Box::pin(checks.open()).await?;
+            let taken = usize::try_from(info.config.max_message_size).ok().filter(|bytes| *bytes > 0);
+            let inline_max = self.threshold.into_iter().chain(taken).min().unwrap_or(usize::MAX);
+            wire = wire.checking(checks, inline_max);
         }
         tracing::info!(stream, %mode, replicas = info.config.num_replicas, "publishing");
         Ok((wire, traits))

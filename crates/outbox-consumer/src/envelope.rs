@@ -89,9 +89,9 @@ mod tests {
         assert_eq!((envelope.id.as_str(), envelope.event_type.as_str()), ("7", "order placed"));
         headers.insert("Outbox-Format", "1");
         assert!(Envelope::read(&headers, origin()).is_ok());
-        headers.insert("Outbox-Format", "2");
+        headers.insert("Outbox-Format", "3");
         let newer = Envelope::read(&headers, origin()).unwrap_err();
-        assert_eq!(newer, NotAnEvent::Newer("2".to_owned()));
+        assert_eq!(newer, NotAnEvent::Newer("3".to_owned()));
         assert!(newer.to_string().contains("newer version"));
     }
 

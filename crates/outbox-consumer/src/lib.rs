@@ -77,6 +77,7 @@
 //! | the inbox knew it | it is acknowledged; the handler is not called |
 //! | a transient error, a panic, the handler timeout | rolled back; tried again by the [`RetryPolicy`] |
 //! | the last attempt failed | a [dead letter](DeadLetters) |
+//! | the payload lies elsewhere, and is gone or damaged | an attempt that failed |
 //! | a permanent error, a payload that cannot be decoded, no event at all | a dead letter at once |
 //! | the inbox is unavailable, before, in, or after the handler | no attempt: fetching pauses until the inbox is back |
 //! | the commit's outcome is unknown | no attempt: the next look at the inbox tells |
@@ -103,6 +104,13 @@
 //! Of several instances of an ordered consumer one works at a time and another takes over when it stops or dies; or they
 //! share the work by [`partitions`](ConsumerBuilder::partitions), which the subjects have to name. Their record is in the
 //! bucket `outbox-consumers`, readable by `nats kv get outbox-consumers group.<stream>.<durable>`.
+//!
+//! # Large payloads
+//!
+//! A payload that is too large for a message lies in a JetStream object store (the bridge's `claim_check`), and the message
+//! refers to it by the header `ce-dataref`. It is loaded, whole, before the handler is called; handlers see no difference. It
+//! goes when its message goes from the stream, so a dead letter gets a copy of its own, which [`DeadLetters::discard`] or the
+//! handling of its replay removes.
 //!
 //! # What it needs on the server
 //!
@@ -140,8 +148,11 @@ mod handler;
 mod history;
 pub mod inbox;
 pub mod metrics;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 mod ordered;
 mod partition;
+mod payload;
 mod retry;
 mod shared_state;
 #[cfg(feature = "testkit")]

@@ -38,6 +38,7 @@ mod parent {
         Context,
         trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState},
     };
+    use outbox_event::TraceParent;
     use tracing::Span;
     use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -53,19 +54,14 @@ mod parent {
     }
 
     fn read(traceparent: &str, tracestate: &str) -> Option<SpanContext> {
-        let mut parts = traceparent.split('-');
-        let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        if version.len() != 2 || version == "ff" || trace.len() != 32 || span.len() != 16 {
-            return None;
-        }
-        let context = SpanContext::new(
-            TraceId::from_hex(trace).ok()?,
-            SpanId::from_hex(span).ok()?,
-            TraceFlags::new(u8::from_str_radix(flags, 16).ok()?),
+        let parent: TraceParent = traceparent.parse().ok()?;
+        Some(SpanContext::new(
+            TraceId::from_bytes(parent.trace_id),
+            SpanId::from_bytes(parent.span_id),
+            TraceFlags::new(parent.flags),
             true,
             tracestate.parse::<TraceState>().unwrap_or_default(),
-        );
-        context.is_valid().then_some(context)
+        ))
     }
 
     #[cfg(test)]

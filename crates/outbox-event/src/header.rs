@@ -22,7 +22,9 @@ pub const POSITION: &str = "Outbox-Position";
 pub const FORMAT: &str = "Outbox-Format";
 /// The newest format that this crate knows. It is raised when a reader that ignores what is new would read a message
 /// wrongly; a header that older readers may ignore does not raise it.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
+/// The format of messages whose payload lies elsewhere ([`DATA_REF`]): a reader of format 1 would take the empty body for it.
+pub const FORMAT_DATA_REF: u32 = 2;
 /// The event id.
 pub const CE_ID: &str = "ce-id";
 /// The version of CloudEvents, always [`CE_SPECVERSION_VALUE`].
@@ -43,6 +45,8 @@ pub const CE_PARTITION_KEY: &str = "ce-partitionkey";
 pub const CONTENT_TYPE: &str = "content-type";
 /// The content type of rows that name none.
 pub const CONTENT_TYPE_JSON: &str = "application/json";
+/// Where the payload lies if it is too large for the message, whose body is empty then: a [`DataRef`](crate::DataRef).
+pub const DATA_REF: &str = "ce-dataref";
 /// Put before the name of an application's header that would otherwise mean something to NATS, to CloudEvents or to the
 /// bridge.
 pub const APPLICATION_PREFIX: &str = "Outbox-App-";
@@ -53,7 +57,8 @@ pub const APPLICATION_PREFIX: &str = "Outbox-App-";
 /// ```
 /// use outbox_event::header::newer_format;
 /// assert_eq!(newer_format(None), None);
-/// assert_eq!(newer_format(Some("2")), Some("2"));
+/// assert_eq!(newer_format(Some("2")), None);
+/// assert_eq!(newer_format(Some("3")), Some("3"));
 /// ```
 #[must_use]
 pub fn newer_format(value: Option<&str>) -> Option<&str> {
@@ -170,8 +175,10 @@ mod tests {
 
     #[test]
     fn only_known_formats_are_read() {
-        assert_eq!(newer_format(Some("1")), None);
-        for text in ["0", "2", "4294967296", "", "-1", "two"] {
+        for text in ["1", "2"] {
+            assert_eq!(newer_format(Some(text)), None);
+        }
+        for text in ["0", "3", "4294967296", "", "-1", "two"] {
             assert_eq!(newer_format(Some(text)), Some(text));
         }
         assert_eq!(application_name(FORMAT).as_deref(), Some("Outbox-App-Outbox-Format"));

@@ -29,7 +29,8 @@ impl Holder {
     }
 
     /// Whether `former` is a process of this host that is no more: this process' own predecessor, most likely.
-    pub(crate) fn has_outlived(&self, former: &Self) -> bool {
+    #[must_use]
+    pub fn has_outlived(&self, former: &Self) -> bool {
         let same_host = !self.host.is_empty() && self.host == former.host;
         // In a container every first process has the same number.
         let gone = former.process == self.process || !is_alive(former.process);

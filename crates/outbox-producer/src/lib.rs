@@ -106,5 +106,8 @@ pub use new_event::NewEvent;
 pub use outbox::Outbox;
 pub use settings::{Columns, IdFormat, Limits};
 pub use statement::{Statement, Value};
+/// The current trace context, as the headers that [`Outbox`] gives its events: `traceparent` and `tracestate`. Empty without the
+/// feature `opentelemetry`, and outside a span.
+pub use trace::context as trace_context;
 #[doc(no_inline)]
 pub use uuid::Uuid;

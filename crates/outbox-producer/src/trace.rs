@@ -3,7 +3,7 @@
 /// `traceparent` and `tracestate` of the current span, as [W3C Trace Context](https://www.w3.org/TR/trace-context/)
 /// writes them; nothing outside a span, or without an OpenTelemetry layer.
 #[cfg(feature = "opentelemetry")]
-pub(crate) fn context() -> Vec<(&'static str, String)> {
+pub fn context() -> Vec<(&'static str, String)> {
     use opentelemetry::Context;
     use opentelemetry::trace::TraceContextExt as _;
     use tracing_opentelemetry::OpenTelemetrySpanExt as _;
@@ -29,6 +29,6 @@ pub(crate) fn context() -> Vec<(&'static str, String)> {
 
 /// Nothing: the feature `opentelemetry` is off.
 #[cfg(not(feature = "opentelemetry"))]
-pub(crate) fn context() -> Vec<(&'static str, String)> {
+pub fn context() -> Vec<(&'static str, String)> {
     Vec::new()
 }

@@ -5,8 +5,8 @@
 //! server dies with its handle, and with the process that started it, however that process ends.
 //!
 //! Beside the servers stand [`FaultyProxy`], a TCP proxy whose faults are switched at run time,
-//! [`TlsMaterial`], certificates for tests of TLS, and programs that check files for others: [`promtool`] and
-//! [`systemd_analyze`].
+//! [`TlsMaterial`], certificates for tests of TLS, plain HTTP ([`request`]), programs that check files for others:
+//! [`promtool`] and [`systemd_analyze`], and [`Browser`], a headless Chromium.
 //!
 //! It never skips: where a server can neither be found nor got, the error says what to install or which variable
 //! to set.
@@ -21,6 +21,7 @@
 //! | `OUTBOX_TESTBED_NATS_SERVER` | path of a `nats-server` to use where the newest is asked for |
 //! | `OUTBOX_TESTBED_PROMTOOL` | path of a `promtool` to use |
 //! | `OUTBOX_TESTBED_SYSTEMD_ANALYZE` | path of a `systemd-analyze` to use, version 250 or newer |
+//! | `OUTBOX_TESTBED_CHROMIUM` | path of a Chromium or Chrome to use |
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
@@ -32,8 +33,10 @@
 //! # }
 //! ```
 
+mod browser;
 mod cache;
 mod damage;
+mod http;
 mod mysql;
 mod nats;
 mod packages;
@@ -48,7 +51,9 @@ mod version;
 mod wait;
 mod wheel;
 
+pub use browser::{Browser, Page, View};
 pub use damage::DamagingProxy;
+pub use http::request;
 pub use mysql::{Flavour, MySql, MySqlBuilder};
 pub use nats::{Links, Nats, NatsBuilder, NatsCluster};
 pub use port::Port;

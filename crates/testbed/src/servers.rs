@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::browser;
 use crate::cache::progress;
 use crate::mysql::{self, Flavour, Release};
 use crate::nats;
@@ -60,6 +61,7 @@ pub async fn prefetch_all() -> Result<Vec<Server>> {
         for (name, path) in tools::prefetch()? {
             progress(&format!("{name} is at {}", path.display()));
         }
+        progress(&format!("Chromium is at {}", browser::prefetch()?.display()));
         Ok(servers)
     })
     .await?

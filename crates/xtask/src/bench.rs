@@ -16,7 +16,7 @@ pub(crate) struct Options {
     /// Smaller backlogs and shorter loads: under three minutes, and rougher numbers
     #[arg(long)]
     quick: bool,
-    /// Measure only this: decode, publish, catch-up, latency, consumers or foreign; may be given several times
+    /// Measure only this: decode, publish, catch-up, latency, consumers, foreign or scale; may be given several times
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// How often everything is measured
@@ -28,10 +28,19 @@ pub(crate) struct Options {
     /// Draw plots into this folder, as SVG
     #[arg(long, value_name = "FOLDER")]
     plots: Option<PathBuf>,
+    /// Measure no time, but count the instructions of the hot functions and compare them with the stored baseline; needs valgrind
+    #[arg(long, conflicts_with_all = ["quick", "only", "rounds", "json", "plots"])]
+    guard: bool,
+    /// Store what was counted as the new baseline
+    #[arg(long, requires = "guard")]
+    bless: bool,
 }
 
 /// Builds and measures; the table goes to standard output.
 pub(crate) async fn run(options: Options) -> Result<()> {
+    if options.guard {
+        return crate::guard::run(options.bless).await;
+    }
     let selection = ["--release", "--package", "outbox-bridge", "--package", "outbox-bench", "--bins"];
     let built = build(&selection).await?;
     let find = |name: &str| built.get(name).with_context(|| format!("{name} was not built"));

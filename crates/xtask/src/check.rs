@@ -1,4 +1,4 @@
-//! `cargo xtask check`: what needs no servers. `cargo xtask test`: that, and every test.
+//! `cargo xtask check`: what needs no servers. `cargo xtask test`: most of that, and every test.
 
 use std::process::{Command, Stdio};
 
@@ -10,11 +10,12 @@ use crate::stage::{Stages, cargo};
 
 const FORMAT: &[&str] = &["fmt", "--all", "--check"];
 
-/// Format, lints, documentation, and dependencies' licences where cargo-deny is installed.
+/// Format, lints, documentation, features, and dependencies' licences where cargo-deny is installed.
 pub(crate) fn check() -> Result<()> {
     let mut stages = Stages::new();
     stages.cargo("format", FORMAT)?;
     lint(&mut stages)?;
+    features(&mut stages)?;
     if has_deny() {
         stages.cargo("deny", &["deny", "check", "licenses", "bans", "sources"])?;
     } else {
@@ -69,6 +70,20 @@ fn lint(stages: &mut Stages) -> Result<()> {
         "--no-deps",
     ]);
     stages.command("documentation", &mut documentation)
+}
+
+/// The features of `outbox-saga`, and none: services choose them singly, and all at once hide what is missing.
+const SAGA_FEATURES: [&str; 7] = ["", "cli", "http", "inspect", "opentelemetry", "page", "postgres"];
+
+/// Not a part of `test`: each compiles some dependencies again, two minutes from nothing.
+fn features(stages: &mut Stages) -> Result<()> {
+    for feature in SAGA_FEATURES {
+        let name =
+            format!("lints, outbox-saga with {}", if feature.is_empty() { "nothing" } else { feature });
+        let alone = ["clippy", "-p", "outbox-saga", "--no-default-features", "--features", feature];
+        stages.command(&name, cargo().args(alone).args(["--", "-D", "warnings"]))?;
+    }
+    Ok(())
 }
 
 fn has_deny() -> bool {

@@ -4,6 +4,7 @@ mod bench;
 mod chaos;
 mod check;
 mod demo;
+mod guard;
 mod servers;
 mod stage;
 
@@ -28,7 +29,7 @@ enum Task {
     /// Check format, lints, documentation, and licences where cargo-deny is installed
     Check,
     /// Watch committed orders of a real MySQL arrive in a real NATS stream, until Ctrl-C
-    Demo(demo::Options),
+    Demo(Box<demo::Options>),
     /// Get the servers that tests and demo run against, and print where they are
     Servers,
     /// Run everything that must hold before a change is merged: checks, then all tests against real servers
@@ -53,7 +54,7 @@ async fn run(task: Task) -> Result<()> {
         Task::Bench(options) => bench::run(options).await,
         Task::Chaos(options) => chaos::run(options).await,
         Task::Check => check::check(),
-        Task::Demo(options) => Box::pin(demo::run(options)).await,
+        Task::Demo(options) => Box::pin(demo::run(*options)).await,
         Task::Servers => servers::run().await,
         Task::Test => check::test().await,
     }

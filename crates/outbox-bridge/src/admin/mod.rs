@@ -1,9 +1,12 @@
-//! The admin endpoint: `/livez`, `/readyz`, `/metrics`.
+//! The admin endpoint: `/` (the status page), `/status.json`, `/livez`, `/readyz`, `/metrics`.
 //!
 //! It is bound before anything else is started, answers "not ready" until told otherwise, and listens on the loopback
 //! interface unless configured otherwise: what it shows is not secret, but not for everybody either.
 
+mod board;
+mod page;
 mod readiness;
+mod watch;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -15,10 +18,17 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
+use tokio::time::MissedTickBehavior;
 
+use page::StatusPage;
+
+pub(crate) use board::{Board, LastEvent, Leader, since_the_epoch};
+pub use page::Facts;
 pub use readiness::{Component, Readiness, ReadinessReport, Role};
+pub(crate) use watch::watch_nats;
 
-/// How often the histograms are emptied into their buckets: what gathers in between is held in memory.
+/// How often the histograms are emptied into their buckets, since what gathers in between is held in memory; and how often the
+/// status page's plots get a value.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The admin endpoint cannot be opened.
@@ -57,7 +67,7 @@ impl Admin {
         self.listener.local_addr()
     }
 
-    /// Serves until `shutdown`, then finishes the requests under way.
+    /// Serves until `shutdown`, then finishes the requests under way. `facts` is what the status page shows of the configuration.
     ///
     /// # Errors
     ///
@@ -66,27 +76,34 @@ impl Admin {
         self,
         readiness: Readiness,
         metrics: PrometheusHandle,
+        facts: Facts,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> std::io::Result<()> {
-        let router = router(readiness, metrics.clone());
+        let page = StatusPage::new(facts, readiness.clone(), metrics.clone());
+        let router = router(readiness, metrics.clone(), page.clone());
         let server = axum::serve(self.listener, router).with_graceful_shutdown(shutdown).into_future();
         tokio::select! {
             result = server => result,
-            () = upkeep(metrics) => Ok(()),
+            () = upkeep(metrics, page) => Ok(()),
         }
     }
 }
 
-async fn upkeep(metrics: PrometheusHandle) {
+async fn upkeep(metrics: PrometheusHandle, page: StatusPage) {
     let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         interval.tick().await;
         metrics.run_upkeep();
+        page.sample();
     }
 }
 
-fn router(readiness: Readiness, metrics: PrometheusHandle) -> Router {
+fn router(readiness: Readiness, metrics: PrometheusHandle, page: StatusPage) -> Router {
+    let json = page.clone();
     Router::new()
+        .route("/", get(async move || page.html()))
+        .route("/status.json", get(async move || json.json()))
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(async move || readyz(&readiness)))
         .route("/metrics", get(async move || render(&metrics)))
@@ -130,7 +147,9 @@ mod tests {
         let address = admin.local_address().expect("an address");
         let readiness = Readiness::new([Component::Source, Component::Nats]);
         let stop = CancellationToken::new();
-        let server = tokio::spawn(admin.serve(readiness.clone(), handle, stop.clone().cancelled_owned()));
+        let facts = Facts::example();
+        let server =
+            tokio::spawn(admin.serve(readiness.clone(), handle, facts, stop.clone().cancelled_owned()));
 
         assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
         let response = get(address, "/readyz").await;
@@ -142,6 +161,17 @@ mod tests {
         let response = get(address, "/readyz").await;
         assert!(response.starts_with("HTTP/1.1 503") && response.contains("connection lost"), "{response}");
         assert!(get(address, "/metrics").await.contains("outbox_test 7"));
+        let response = get(address, "/").await;
+        assert!(response.starts_with("HTTP/1.1 200") && response.contains("waits for: nats"), "{response}");
+        for header in [
+            "cache-control: no-store",
+            "x-content-type-options: nosniff",
+            "content-security-policy: default-src 'none'",
+        ] {
+            assert!(response.contains(header), "{header} in {response}");
+        }
+        let response = get(address, "/status.json").await;
+        assert!(response.contains("application/json") && response.contains("connection lost"), "{response}");
         assert!(get(address, "/other").await.starts_with("HTTP/1.1 404"));
 
         stop.cancel();

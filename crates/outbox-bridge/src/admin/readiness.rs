@@ -2,9 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::SystemTime;
 
+use tokio::sync::watch;
+
+use super::board::Board;
 use crate::metrics;
+
+/// Why a component is not ready that has not begun.
+pub(super) const STARTING: &str = "starting";
 
 /// What has to be ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,7 +62,8 @@ pub enum Role {
 }
 
 impl Role {
-    const fn name(&self) -> &'static str {
+    /// The name in `/readyz`.
+    pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
             Self::Leader => "leader",
@@ -67,7 +75,8 @@ impl Role {
 /// The shared state behind `/readyz`: a cheap handle. Every component starts unready.
 #[derive(Debug, Clone)]
 pub struct Readiness {
-    states: Arc<Mutex<ReadinessReport>>,
+    states: Arc<watch::Sender<ReadinessReport>>,
+    board: Board,
 }
 
 /// The state at one moment.
@@ -77,8 +86,12 @@ pub struct ReadinessReport {
     pub ready: bool,
     /// What it does.
     pub role: Role,
+    /// Since when it does that.
+    pub role_since: SystemTime,
     /// Why each component is not ready; `None`: it is.
     pub components: BTreeMap<Component, Option<String>>,
+    /// Since when each component has been ready, or not.
+    pub since: BTreeMap<Component, SystemTime>,
     /// The server that was read last.
     pub server: Option<String>,
 }
@@ -87,17 +100,28 @@ impl Readiness {
     /// All `components` unready, for the reason "starting".
     #[must_use]
     pub fn new(components: impl IntoIterator<Item = Component>) -> Self {
-        let components =
-            components.into_iter().map(|component| (component, Some("starting".to_owned()))).collect();
+        let components: BTreeMap<_, _> =
+            components.into_iter().map(|component| (component, Some(STARTING.to_owned()))).collect();
         metrics::ready().set(0.0);
-        let report = ReadinessReport { ready: false, role: Role::Leader, components, server: None };
-        Self { states: Arc::new(Mutex::new(report)) }
+        let now = SystemTime::now();
+        let since = components.keys().map(|component| (*component, now)).collect();
+        let role = Role::Leader;
+        let report = ReadinessReport { ready: false, role, role_since: now, components, since, server: None };
+        Self { states: Arc::new(watch::Sender::new(report)), board: Board::default() }
     }
 
     /// With the components of a running bridge.
     #[must_use]
     pub fn of_bridge() -> Self {
-        Self::new([Component::Source, Component::Nats, Component::Publish, Component::Checkpoint])
+        let components = [Component::Source, Component::Nats, Component::Publish, Component::Checkpoint];
+        let readiness = Self::new(components);
+        readiness.set_role(Role::Waiting);
+        readiness
+    }
+
+    /// Where the parts of the bridge note down what the status page shows.
+    pub(crate) fn board(&self) -> &Board {
+        &self.board
     }
 
     /// `component` is ready.
@@ -114,29 +138,42 @@ impl Readiness {
     pub fn set_reading(&self, server: String) {
         self.change(|report| {
             report.server = Some(server);
-            report.components.insert(Component::Source, None);
+            report.set(Component::Source, None);
         });
     }
 
     /// What the bridge does now.
     pub fn set_role(&self, role: Role) {
-        self.change(|report| report.role = role);
+        self.change(|report| {
+            // Another leader does not begin a new time of standing by.
+            if report.role.name() != role.name() {
+                report.role_since = SystemTime::now();
+            }
+            report.role = role;
+        });
+    }
+
+    /// Waits until the bridge does something else than what has this name.
+    pub(crate) async fn role_other_than(&self, name: &str) {
+        // It ends with the last handle, and this is one.
+        drop(self.states.subscribe().wait_for(|report| report.role.name() != name).await);
     }
 
     fn set(&self, component: Component, state: Option<String>) {
-        self.change(|report| drop(report.components.insert(component, state)));
+        self.change(|report| report.set(component, state));
     }
 
     fn change(&self, change: impl FnOnce(&mut ReadinessReport)) {
-        let mut report = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut report);
-        let is_ready = |component| report.components.get(&component).is_some_and(Option::is_none);
-        report.ready = match report.role {
-            Role::Waiting => false,
-            Role::Leader => report.components.values().all(Option::is_none),
-            Role::Standby { .. } => is_ready(Component::Nats),
-        };
-        metrics::ready().set(if report.ready { 1.0 } else { 0.0 });
+        self.states.send_modify(|report| {
+            change(report);
+            let is_ready = |component| report.components.get(&component).is_some_and(Option::is_none);
+            report.ready = match report.role {
+                Role::Waiting => false,
+                Role::Leader => report.components.values().all(Option::is_none),
+                Role::Standby { .. } => is_ready(Component::Nats),
+            };
+            metrics::ready().set(if report.ready { 1.0 } else { 0.0 });
+        });
     }
 
     /// Whether all components are ready.
@@ -148,11 +185,20 @@ impl Readiness {
     /// The state now.
     #[must_use]
     pub fn report(&self) -> ReadinessReport {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.states.borrow().clone()
     }
 }
 
 impl ReadinessReport {
+    fn set(&mut self, component: Component, state: Option<String>) {
+        let ready = state.is_none();
+        let before = self.components.insert(component, state);
+        // Another reason does not begin a new time.
+        if before.is_none_or(|before| before.is_none() != ready) {
+            self.since.insert(component, SystemTime::now());
+        }
+    }
+
     pub(super) fn to_json(&self) -> serde_json::Value {
         let components: serde_json::Map<String, serde_json::Value> = self
             .components
@@ -192,6 +238,35 @@ mod tests {
         assert_eq!(readiness.report().to_json().get("leader"), Some(&"a".into()));
         readiness.set_unready(Component::Nats, "disconnected");
         assert!(!readiness.is_ready());
+    }
+
+    #[test]
+    fn another_leader_begins_no_new_time_of_standing_by() {
+        let readiness = Readiness::of_bridge();
+        let begun = readiness.report().role_since;
+        readiness.set_role(Role::Standby { leader: "a".to_owned() });
+        let since = readiness.report().role_since;
+        assert!(since > begun);
+        readiness.set_role(Role::Standby { leader: "b".to_owned() });
+        assert_eq!(readiness.report().role_since, since);
+        readiness.set_role(Role::Leader);
+        assert!(readiness.report().role_since > since);
+    }
+
+    #[test]
+    fn another_reason_begins_no_new_time() {
+        let readiness = Readiness::new([Component::Source]);
+        let since = || readiness.report().since.get(&Component::Source).copied().expect("a time");
+        let begun = since();
+        readiness.set_unready(Component::Source, "no route");
+        assert_eq!(since(), begun);
+        readiness.set_ready(Component::Source);
+        let ready = since();
+        assert!(ready > begun);
+        readiness.set_reading("server".to_owned());
+        assert_eq!(since(), ready);
+        readiness.set_unready(Component::Source, "lost");
+        assert!(since() > ready);
     }
 
     #[test]

@@ -38,8 +38,9 @@ const MESSAGES_A_ROW_MAX: usize = 20;
 pub(crate) const STALE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why an audit could not be made.
+/// Why a table cannot be compared now.
 #[derive(Debug, thiserror::Error)]
-enum AuditError {
+pub(crate) enum AuditError {
     #[error(transparent)]
     Rows(#[from] CleanupError),
     #[error("stream {stream} cannot be read ({reason})")]
@@ -178,7 +179,7 @@ impl Audited {
         rows: HashMap<String, u64>,
         rows_max: usize,
     ) -> Result<Window, AuditError> {
-        let failed = |error: &dyn std::error::Error| AuditError::Stream {
+        let failed = |error: &(dyn std::error::Error + 'static)| AuditError::Stream {
             stream: self.stream.clone(),
             reason: report(error),
         };

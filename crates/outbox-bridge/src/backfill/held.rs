@@ -8,6 +8,7 @@ use async_nats::jetstream::{
 };
 use futures_util::StreamExt as _;
 use outbox_event::header;
+use sha2::{Digest as _, Sha256};
 
 /// The identity of an event in a stream, hashed.
 pub(crate) type Key = u128;
@@ -58,11 +59,11 @@ pub(crate) fn table_of_source(source: &str) -> &str {
 /// server in it, which changes when the tables move to another one.
 pub(crate) fn key(id: &str, source: Option<&str>) -> Key {
     let source = source.map(table_of_source);
-    let mut hash = openssl::sha::Sha256::new();
+    let mut hash = Sha256::new();
     hash.update(id.as_bytes());
-    hash.update(&[0]);
+    hash.update([0]);
     hash.update(source.unwrap_or_default().as_bytes());
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = hash.finish();
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..]: [u8; 32] = hash.finalize().into();
     u128::from_le_bytes([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
 }
 
@@ -114,7 +115,7 @@ pub(crate) fn header_of<'m>(message: &'m async_nats::Message, name: &str) -> &'m
 /// The key of a message that is to be stored.
 pub(crate) fn key_of_row(message: &crate::publish::Message, several_tables: bool) -> Key {
     let source = |name: &str| {
-        message.headers.iter().find(|(header, _)| header == name).map_or("", |(_, value)| value.as_str())
+        message.headers.iter().find(|(header, _)| header == name).map_or("", |(_, value)| &**value)
     };
     key(&message.id, several_tables.then(|| source(header::CE_SOURCE)))
 }

@@ -167,6 +167,8 @@ pub(crate) async fn run(
     let wires = NatsWires {
         // A row that cannot be published ends the backfill: as a letter it would be met again by the next one.
         letters: None,
+        claim_checks: run::claim_checks(config, &context, replicas),
+        threshold: run::threshold(config),
         complaints,
         client,
         context,

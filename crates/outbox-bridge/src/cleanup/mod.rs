@@ -7,6 +7,8 @@
 //!
 //! A row that is a dead letter stays as long as that is not replayed or dropped: the letter may hold less than the row.
 //!
+//! Of a table that is partitioned by its time, whole partitions are dropped where nothing in them has to stay ([`partitions`]).
+//!
 //! Rows from before the bridge read the table without a gap ([`Checkpoint::since`](crate::checkpoint::Checkpoint::since))
 //! may never have been in a log that was read, and stay.
 //!
@@ -14,12 +16,13 @@
 //! and holds none that a producer's insert needs: it deletes by primary key, at READ COMMITTED, so it locks no gaps.
 
 mod gate;
+mod partitions;
+mod pass;
 mod table;
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
-use outbox_event::header::encode_value;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 pub(crate) use self::gate::Gate;
 pub(crate) use self::table::{Keyed, Misfit, RowKey, probe};
@@ -29,11 +32,8 @@ use crate::{
     exit::report,
     metrics::CleanupMetrics,
     pipeline::Covered,
-    publish::{Letters, State, WireError},
-    source::{
-        clock_micros,
-        connection::{ConnectOptions, Connection, ConnectionError, ConnectionErrorKind},
-    },
+    publish::{Letters, WireError},
+    source::connection::{ConnectOptions, Connection, ConnectionError, ConnectionErrorKind},
 };
 
 /// Keys that are read at once; their texts are what clean-up holds in memory.
@@ -93,6 +93,8 @@ struct Cleaned {
     floor: Option<RowKey>,
     /// What was said of it last, so that it is said once.
     complaint: Option<String>,
+    /// Partitions are not touched before, since producers were in the way.
+    partitions_after: Option<Instant>,
 }
 
 /// What deletes.
@@ -142,6 +144,7 @@ impl Cleaner {
                 metrics: CleanupMetrics::new(&outbox.table.to_string()),
                 floor: None,
                 complaint: None,
+                partitions_after: None,
             })
         };
         let tables: Vec<_> = config.outboxes.iter().filter_map(cleaned).collect();
@@ -157,8 +160,8 @@ impl Cleaner {
             let mut lost = false;
             for table in &mut self.tables {
                 let options = self.server.borrow_and_update().clone();
-                let work = Work { options, letters: self.letters.as_ref(), settings: &self.settings };
-                match clean(work, &mut self.gate, table, &mut connection).await {
+                let work = pass::Work { options, letters: self.letters.as_ref(), settings: &self.settings };
+                match pass::clean(work, &mut self.gate, table, &mut connection).await {
                     Ok(()) => table.complaint = None,
                     Err(error) => {
                         connection = None;
@@ -226,92 +229,6 @@ async fn refuse_statements(connection: &mut Connection) -> Result<(), CleanupErr
         }
         _ => Ok(()),
     }
-}
-
-/// What cleaning a table takes.
-#[derive(Debug)]
-struct Work<'a> {
-    options: ConnectOptions,
-    letters: Option<&'a Letters>,
-    settings: &'a config::Cleanup,
-}
-
-impl Work<'_> {
-    /// The ids of the rows that are letters not done with.
-    async fn parked(&self, outbox: &Outbox) -> Result<HashSet<String>, CleanupError> {
-        let Some(letters) = self.letters else { return Ok(HashSet::new()) };
-        let ids = letters.ids(&outbox.stream, &outbox.table.to_string(), State::is_open).await?;
-        if ids.contains("") { Err(CleanupError::NamelessLetter) } else { Ok(ids) }
-    }
-}
-
-/// Goes through one table.
-async fn clean(
-    work: Work<'_>,
-    gate: &mut Gate,
-    cleaned: &mut Cleaned,
-    connection: &mut Option<Connection>,
-) -> Result<(), CleanupError> {
-    let open = match connection {
-        Some(open) => open,
-        None => connection.insert(connect(&work.options).await?),
-    };
-    refuse_statements(open).await?;
-    let Some(table) = Keyed::read(open, &cleaned.outbox).await? else { return Ok(()) };
-    let mut after = cleaned.floor.clone();
-    let mut passed_over = false;
-    loop {
-        let since = gate.since(&cleaned.outbox.table.to_string()).await?;
-        let now = clock_micros(open).await?;
-        let span = Span::new(now, since, cleaned.retention);
-        let rows = open.query(&table.page(after.as_ref(), PAGE_ROWS)).await?;
-        let page = table.rows(&rows)?;
-        after = page.last().map(|(key, _)| key.clone());
-        let mut old: Vec<_> = page
-            .iter()
-            .zip(&rows)
-            .filter(|((_, created), _)| created.is_some_and(|at| span.contains(at)))
-            .collect();
-        if let Some(oldest) = old.iter().filter_map(|((_, created), _)| *created).min() {
-            let overdue = span.until.saturating_sub(oldest);
-            cleaned.metrics.overdue.set(Duration::from_micros(overdue).as_secs_f64());
-            gate.pass(open).await?;
-            let parked = work.parked(&cleaned.outbox).await?;
-            old.retain(|(_, row)| {
-                let id = table.event(row).map(|(id, _)| id).unwrap_or_default();
-                !parked.contains(&*encode_value(&id))
-            });
-        }
-        for batch in old.chunks(usize::try_from(work.settings.batch_rows).unwrap_or(1)) {
-            let keys = batch.iter().map(|((key, _), _)| key);
-            match open.execute(&table.delete(keys, span.from, span.until)).await {
-                Ok(()) => {
-                    let rows = open.query("SELECT ROW_COUNT() AS deleted").await?;
-                    let deleted = rows.first().and_then(|row| row.get("deleted")?.parse().ok());
-                    cleaned.metrics.deleted.increment(deleted.unwrap_or(0));
-                }
-                Err(error) if is_busy(&error) => passed_over = true,
-                Err(error) => return Err(error.into()),
-            }
-            tokio::time::sleep(work.settings.pause).await;
-        }
-        let ordered = table.is_ordered();
-        if ordered
-            && !page.is_empty()
-            && page.iter().all(|(_, created)| created.is_some_and(|at| at < span.from))
-        {
-            cleaned.floor.clone_from(&after);
-        }
-        let young = page.iter().any(|(_, created)| created.is_some_and(|at| at >= span.until));
-        if page.len() < PAGE_ROWS || (ordered && young) {
-            break;
-        }
-        tokio::time::sleep(work.settings.pause).await;
-    }
-    if !passed_over {
-        cleaned.metrics.overdue.set(0.0);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

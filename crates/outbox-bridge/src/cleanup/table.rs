@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::partitions;
 use crate::config::{Outbox, TableName, quote_identifier};
 use crate::source::connection::{Connection, ConnectionError, Row, quote_string};
 
@@ -125,24 +126,27 @@ impl Keyed {
         self.ordered
     }
 
-    /// Keys and times of the next rows behind a key.
-    pub(crate) fn page(&self, after: Option<&RowKey>, rows: usize) -> String {
+    /// Keys and times of the next rows behind a key; of these partitions only, if any are named.
+    pub(crate) fn page(&self, after: Option<&RowKey>, rows: usize, partitions: &[String]) -> String {
         let condition = after.map(|after| format!(" WHERE {}", self.behind(after))).unwrap_or_default();
-        format!("{}{condition} ORDER BY {} LIMIT {rows}", self.select(), self.order(""))
+        format!("{}{condition} ORDER BY {} LIMIT {rows}", self.select(partitions), self.order(""))
     }
 
     /// Keys, times and ids of the rows with the greatest keys.
     pub(crate) fn newest(&self, rows: usize) -> String {
-        format!("{} ORDER BY {} LIMIT {rows}", self.select(), self.order(" DESC"))
+        format!("{} ORDER BY {} LIMIT {rows}", self.select(&[]), self.order(" DESC"))
     }
 
-    fn select(&self) -> String {
+    fn select(&self, partitions: &[String]) -> String {
         let mut sql = "SELECT ".to_owned();
         for (index, (column, _)) in self.key.iter().enumerate() {
             // Writing to a text cannot fail.
             write!(sql, "{column} AS k{index}, ").unwrap_or_default();
         }
-        let (created, id, table) = (&self.created, &self.id, self.name.quoted());
+        let (created, id, mut table) = (&self.created, &self.id, self.name.quoted());
+        if !partitions.is_empty() {
+            write!(table, " PARTITION ({})", partitions.join(", ")).unwrap_or_default();
+        }
         write!(
             sql,
             "CAST(UNIX_TIMESTAMP({created}) * 1000000 AS UNSIGNED) AS created_micros, {id} AS event_id FROM {table} FORCE \
@@ -261,14 +265,26 @@ fn literal(row: &Row, column: &str, form: Form) -> Option<String> {
     }
 }
 
-/// What `check` asks: whether the rows of a table could be cleaned up, and by a statement that needs which rights; without
-/// one if the table keeps no rows.
+/// What `check` asks of a table whose rows could be cleaned up.
+#[derive(Debug)]
+pub(crate) struct Needs {
+    /// A statement that needs the same rights, and deletes nothing.
+    pub(crate) delete: String,
+    /// Whether partitions are dropped.
+    pub(crate) partitions: bool,
+}
+
+/// Whether the rows of a table could be cleaned up, and what that needs; `None` if the table keeps no rows.
 pub(crate) async fn probe(
     connection: &mut Connection,
     outbox: &Outbox,
-) -> Result<Result<Option<String>, Misfit>, ConnectionError> {
+) -> Result<Result<Option<Needs>, Misfit>, ConnectionError> {
     match Keyed::read(connection, outbox).await {
-        Ok(table) => Ok(Ok(table.map(|table| table.delete_nothing()))),
+        Ok(None) => Ok(Ok(None)),
+        Ok(Some(table)) => {
+            let partitions = partitions::read(connection, &outbox.table, &outbox.columns.created_at).await?;
+            Ok(Ok(Some(Needs { delete: table.delete_nothing(), partitions: partitions.is_some() })))
+        }
         Err(super::CleanupError::Misfit(misfit)) => Ok(Err(misfit)),
         Err(super::CleanupError::Connection(error)) => Err(error),
         Err(_) => Ok(Ok(None)),
@@ -301,10 +317,14 @@ mod tests {
         assert!(table.is_ordered());
         assert!(
             table
-                .page(None, 10)
+                .page(None, 10, &[])
                 .ends_with("FROM `shop`.`outbox` FORCE INDEX (PRIMARY) ORDER BY `seq` LIMIT 10")
         );
-        assert!(table.page(Some(&key(&["7"])), 10).contains(" WHERE (`seq` > 7) ORDER BY `seq` LIMIT 10"));
+        assert!(
+            table.page(Some(&key(&["7"])), 10, &[]).contains(" WHERE (`seq` > 7) ORDER BY `seq` LIMIT 10")
+        );
+        let of_two = table.page(None, 10, &["`p0`".to_owned(), "`p1`".to_owned()]);
+        assert!(of_two.contains("FROM `shop`.`outbox` PARTITION (`p0`, `p1`) FORCE INDEX"), "{of_two}");
         assert_eq!(
             table.delete([key(&["7"]), key(&["9"])].iter(), 1, 2),
             "DELETE `shop`.`outbox` FROM `shop`.`outbox` FORCE INDEX (PRIMARY) WHERE `seq` IN (7, 9) AND \
@@ -316,7 +336,7 @@ mod tests {
     fn statements_of_a_key_of_several_columns() {
         let table = keyed(&[("a", "varchar", ""), ("b", "int", "")], "TIMESTAMP").expect("a key");
         assert!(!table.is_ordered());
-        let page = table.page(Some(&key(&["'x'", "7"])), 10);
+        let page = table.page(Some(&key(&["'x'", "7"])), 10, &[]);
         assert!(
             page.contains(" WHERE (`a` > 'x') OR (`a` = 'x' AND `b` > 7) ORDER BY `a`, `b` LIMIT 10"),
             "{page}"

@@ -109,7 +109,7 @@ fn exit_of(error: &BackfillError) -> Exit {
     }
 }
 
-fn fail(error: &dyn std::error::Error, exit: Exit) -> Exit {
+fn fail(error: &(dyn std::error::Error + 'static), exit: Exit) -> Exit {
     tracing::error!(error = report(error), "the backfill cannot go on");
     exit
 }

@@ -2,6 +2,8 @@
 
 mod replay;
 
+pub(crate) use self::replay::StartError as ReplayStartError;
+
 use std::fmt::Write as _;
 use std::path::Path;
 

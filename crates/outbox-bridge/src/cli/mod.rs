@@ -4,12 +4,16 @@ mod backfill;
 mod check;
 mod dead_letters;
 mod display;
+mod explain;
 mod health;
 mod init;
 mod run;
+mod shell;
 mod signals;
 mod status;
 mod verify;
+
+pub(crate) use self::dead_letters::ReplayStartError;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -94,7 +98,7 @@ enum Command {
         #[command(flatten)]
         options: verify::Options,
     },
-    /// Shows who leads, how far it is, and what the streams hold; exits with 0 if somebody leads
+    /// Shows who leads and who stands by, how far the leader is, and what the streams hold; exits with 0 if somebody leads
     Status {
         #[command(flatten)]
         config: ConfigArgument,
@@ -106,6 +110,15 @@ enum Command {
     DeadLetters(dead_letters::Action),
     /// Asks the bridge that runs beside it whether it is ready; exits with 0 if so, for containers' health checks
     Health(ConfigArgument),
+    /// Says what a code such as OB-4003 stands for, its cause and what to do
+    Explain(explain::Options),
+    /// Prints completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page
+    Man(shell::ManOptions),
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -149,6 +162,9 @@ fn execute(arguments: impl IntoIterator<Item = OsString>) -> Exit {
             with_config(action.config(), |config| dead_letters::execute(&config, &action))
         }
         Command::Health(argument) => with_config(&argument.config, |config| health::execute(&config)),
+        Command::Explain(options) => explain::execute(&options),
+        Command::Completions { shell } => shell::completions(shell),
+        Command::Man(options) => shell::man(&options),
     }
 }
 

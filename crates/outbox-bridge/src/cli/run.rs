@@ -6,7 +6,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{block_on, signals, start_logging};
-use crate::admin::{Admin, Readiness};
+use crate::admin::{Admin, Facts, Readiness};
 use crate::config::Config;
 use crate::exit::{Exit, report};
 use crate::metrics;
@@ -57,8 +57,8 @@ async fn start_admin(
     let handle = metrics::install().map_err(|error| fail(&error, Exit::Internal))?;
     let readiness = Readiness::of_bridge();
     let admin = Admin::bind(address).await.map_err(|error| fail(&error, Exit::Configuration))?;
-    tracing::info!(%address, "serving /livez, /readyz and /metrics");
-    let serving = admin.serve(readiness.clone(), handle, stop.clone().cancelled_owned());
+    tracing::info!(%address, "serving the status page, /status.json, /livez, /readyz and /metrics");
+    let serving = admin.serve(readiness.clone(), handle, Facts::of(config), stop.clone().cancelled_owned());
     let task = tokio::spawn(async move {
         if let Err(error) = serving.await {
             tracing::error!(error = report(&error), "the admin endpoint has stopped");
@@ -67,7 +67,7 @@ async fn start_admin(
     Ok((readiness, Some(task)))
 }
 
-fn fail(error: &dyn std::error::Error, exit: Exit) -> Exit {
+fn fail(error: &(dyn std::error::Error + 'static), exit: Exit) -> Exit {
     tracing::error!(error = report(error), "the bridge has stopped");
     exit
 }

@@ -92,7 +92,7 @@ fn exit_of_error(error: &VerifyError) -> Exit {
     }
 }
 
-fn fail(error: &dyn std::error::Error, exit: Exit) -> Exit {
+fn fail(error: &(dyn std::error::Error + 'static), exit: Exit) -> Exit {
     tracing::error!(error = report(error), "tables and streams cannot be compared");
     exit
 }

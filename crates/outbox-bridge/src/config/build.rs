@@ -10,8 +10,8 @@ use super::outbox::is_plain_name;
 use super::problem::{ConfigError, Fault};
 use super::reader::{Choice, Section};
 use super::{
-    Audit, Checkpoint, Cleanup, Config, DeadLetters, Http, Lease, Log, LogFormat, Outbox, Publish,
-    PublishMode, Retry, Shutdown, nats, outbox, source,
+    Audit, Checkpoint, ClaimCheck, Cleanup, Config, DeadLetters, Http, Lease, Log, LogFormat, Outbox,
+    Publish, PublishMode, Retry, Shutdown, Traces, nats, outbox, source,
 };
 
 impl Choice for PublishMode {
@@ -52,10 +52,12 @@ pub(super) fn build(layers: &Layers) -> Result<Config, ConfigError> {
     let audit = read_audit(&section("audit"));
     let publish = read_publish(&section("publish"));
     let dead_letters = read_dead_letters(&section("poison"), &outboxes);
+    let claim_check = read_claim_check(&section("claim_check"), nats.jetstream_domain.as_deref());
     let checkpoint = read_checkpoint(&section("checkpoint"));
     let lease = Lease { ttl: section("lease").duration("ttl") };
     let retry = read_retry(&section("retry"));
     let http = Http { listen: section("http").parsed("listen", parse_listen).flatten() };
+    let traces = read_traces(&section("traces"));
     let log = read_log(&section("log"));
     let shutdown = Shutdown { deadline: section("shutdown").duration("deadline") };
 
@@ -69,10 +71,12 @@ pub(super) fn build(layers: &Layers) -> Result<Config, ConfigError> {
             audit,
             publish,
             dead_letters,
+            claim_check,
             checkpoint,
             lease,
             retry,
             http,
+            traces,
             log,
             shutdown,
         }),
@@ -176,6 +180,21 @@ fn read_dead_letters(section: &Section<'_>, outboxes: &[Outbox]) -> Option<DeadL
     Some(DeadLetters { stream, subject })
 }
 
+fn read_claim_check(section: &Section<'_>, domain: Option<&str>) -> Option<ClaimCheck> {
+    let bucket = section.parsed("bucket", |text| parse_plain(text, "a bucket's name"));
+    let (threshold, interval) = (section.optional_size("threshold"), section.duration("interval"));
+    if bucket.is_none() && threshold.is_some() {
+        let remedy = "name the object store that larger payloads go to, or take this out";
+        section.problem("threshold", Fault::new("means nothing without claim_check.bucket", remedy));
+    }
+    if bucket.is_some() && domain.is_some() {
+        let remedy =
+            "take one of the two out: an object store is reached within the server's own domain only";
+        section.problem("bucket", Fault::new("cannot be used with nats.jetstream_domain", remedy));
+    }
+    Some(ClaimCheck { bucket: bucket?, threshold, interval })
+}
+
 fn parse_subject(text: &str) -> Result<String, Fault> {
     if text.split('.').all(is_plain_name) {
         return Ok(text.to_owned());
@@ -211,6 +230,21 @@ fn read_log(section: &Section<'_>) -> Log {
         })
     });
     Log { format: section.choice("format"), level: level.unwrap_or_default() }
+}
+
+fn read_traces(section: &Section<'_>) -> Option<Traces> {
+    let endpoint = section.parsed("endpoint", |text| {
+        let host = text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+        match host.filter(|host| !host.is_empty() && !host.contains(['/', '@', '?', '#', ' '])) {
+            Some(host) => Ok(format!("http://{host}")),
+            None => {
+                let remedy = "write for instance \"http://127.0.0.1:4318\"; for TLS or credentials put a collector beside the bridge";
+                Err(Fault::new("is no address of a collector", remedy))
+            }
+        }
+    });
+    let service = section.parsed("service", |text| Ok(text.to_owned())).unwrap_or_default();
+    Some(Traces { endpoint: endpoint?, service })
 }
 
 fn parse_listen(text: &str) -> Result<Option<SocketAddr>, Fault> {

@@ -177,6 +177,12 @@ pub const KEYS: &[Key] = &[
     key("poison.stream", Text, Optional, "The stream of dead letters, for all outboxes of this bridge; needed for `dead_letter`. `init` creates it."),
     key("poison.subject", Text, Default("outbox.dead"), "What the subjects of dead letters begin with: `<this>.<stream>.<gtid>.<row>`."),
 
+    key("claim_check.bucket", Text, Optional,
+        "The JetStream object store for payloads that are too large for a message, `[A-Za-z0-9_-]+`; created if it does not exist. The message refers to the object by `ce-dataref`. By default there is none, and such a row cannot be published."),
+    key("claim_check.threshold", Size { min: ByteSize::kib(1), max: ByteSize::mib(64) }, Optional,
+        "Payloads of larger messages go to the object store; by default only those of messages that server or stream do not take."),
+    key("claim_check.interval", milliseconds(1_000, DAY), Default("1m"), "How often payloads are looked for whose messages are gone, to remove them."),
+
     key("checkpoint.bucket", Text, Default("OUTBOX_BRIDGE"), "The key-value bucket, `[A-Za-z0-9_-]+`; created if it does not exist."),
     key("checkpoint.interval", milliseconds(10, HOUR), Default("1s"), "How often progress is recorded."),
     key("checkpoint.replicas", Integer { min: 1, max: 5 }, Optional, "Replicas of a bucket that has to be created; by default as many as the first outbox's stream has."),
@@ -186,7 +192,11 @@ pub const KEYS: &[Key] = &[
     key("retry.initial", milliseconds(1, HOUR), Default("100ms"), "The wait after a first failure; it doubles with each further one, with jitter."),
     key("retry.max", milliseconds(1, HOUR), Default("10s"), "The longest wait."),
 
-    key("http.listen", Text, Default("127.0.0.1:9464"), "Where `/livez`, `/readyz` and `/metrics` are served, `ADDRESS:PORT`; `off`: nowhere."),
+    key("http.listen", Text, Default("127.0.0.1:9464"), "Where the status page (`/`, `/status.json`), `/livez`, `/readyz` and `/metrics` are served, `ADDRESS:PORT`; `off`: nowhere."),
+
+    key("traces.endpoint", Text, Optional,
+        "An OpenTelemetry collector's endpoint for OTLP over HTTP, `http://HOST:PORT`; spans go to `/v1/traces` there. By default none are made."),
+    key("traces.service", Text, Default("outbox-bridge"), "The spans' `service.name`."),
 
     key("log.format", Choice(&["text", "json"]), Default("text"), "Lines for people or JSON for machines, on standard error."),
     key("log.level", Text, Default("info"), "`error`, `warn`, `info`, `debug`, `trace`, or directives such as `outbox_bridge=debug,info`."),

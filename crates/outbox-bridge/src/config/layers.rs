@@ -11,6 +11,7 @@ use figment::{Figment, Metadata, Profile, Provider, Source};
 
 use super::keys::ENVIRONMENT_PREFIX;
 use super::problem::{ConfigError, Origin, Problem};
+use crate::diagnosis::Code;
 
 pub(super) struct Layers {
     figment: Figment,
@@ -78,6 +79,7 @@ fn file_problem(path: &Path, cause: impl Into<String>, remedy: impl Into<String>
         origin: Origin::File(path.to_owned()),
         cause: cause.into(),
         remedy: remedy.into(),
+        code: Code::CONFIG_FILE,
     }])
 }
 
@@ -128,6 +130,7 @@ fn read_environment(variables: impl Iterator<Item = (OsString, OsString)>) -> (D
                 origin: Origin::Environment(name),
                 cause: "its value is not UTF-8".to_owned(),
                 remedy: "set it to UTF-8 text".to_owned(),
+                code: Code::CONFIG_VALUE,
             }),
         }
     }

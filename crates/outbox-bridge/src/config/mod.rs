@@ -52,6 +52,8 @@ pub struct Config {
     pub publish: Publish,
     /// Where rows that cannot be published go; `None`: they stop the bridge.
     pub dead_letters: Option<DeadLetters>,
+    /// Where payloads go that are too large for a message; `None`: such a row cannot be published.
+    pub claim_check: Option<ClaimCheck>,
     /// How progress is recorded.
     pub checkpoint: Checkpoint,
     /// Who of several bridges with one name does the work.
@@ -60,6 +62,8 @@ pub struct Config {
     pub retry: Retry,
     /// The admin endpoint.
     pub http: Http,
+    /// Spans for a collector; `None`: none are made.
+    pub traces: Option<Traces>,
     /// Log output.
     pub log: Log,
     /// How to stop.
@@ -93,6 +97,17 @@ pub struct DeadLetters {
     pub stream: String,
     /// What their subjects begin with.
     pub subject: String,
+}
+
+/// Where payloads go that are too large for a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimCheck {
+    /// The object store's bucket.
+    pub bucket: String,
+    /// Payloads of larger messages go there; `None`: only those of messages that are not taken otherwise.
+    pub threshold: Option<ByteSize>,
+    /// How often payloads are looked for that nothing refers to any more.
+    pub interval: Duration,
 }
 
 /// How messages are written to the streams.
@@ -155,6 +170,15 @@ pub struct Retry {
 pub struct Http {
     /// Where to listen; `None`: nowhere.
     pub listen: Option<SocketAddr>,
+}
+
+/// Spans for an OpenTelemetry collector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traces {
+    /// Where it takes OTLP over HTTP, without a slash at the end.
+    pub endpoint: String,
+    /// What the spans' service is called.
+    pub service: String,
 }
 
 /// Log output, to standard error.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::diagnosis::Code;
+
 /// Where a configuration value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -35,17 +37,19 @@ pub struct Problem {
     pub cause: String,
     /// What to do about it.
     pub remedy: String,
+    /// What problems of this kind are called.
+    pub code: Code,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, origin, cause, remedy } = self;
+        let Self { key, origin, cause, remedy, code } = self;
         if key.is_empty() {
             write!(f, "{origin}: ")?
         } else {
             write!(f, "{key} ({origin}): ")?
         }
-        write!(f, "{cause}; {remedy}")
+        write!(f, "{cause}; {remedy} [{code}]")
     }
 }
 
@@ -84,10 +88,16 @@ impl std::error::Error for ConfigError {}
 pub(super) struct Fault {
     pub(super) cause: String,
     pub(super) remedy: String,
+    pub(super) code: Code,
 }
 
 impl Fault {
     pub(super) fn new(cause: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { cause: cause.into(), remedy: remedy.into() }
+        Self { cause: cause.into(), remedy: remedy.into(), code: Code::CONFIG_VALUE }
+    }
+
+    /// A fault of another kind than that the value is not accepted.
+    pub(super) fn of(code: Code, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { code, ..Self::new(cause, remedy) }
     }
 }

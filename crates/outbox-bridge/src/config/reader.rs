@@ -14,6 +14,7 @@ use super::layers::Layers;
 use super::problem::{Fault, Origin, Problem};
 use super::units::{format_duration, parse_duration};
 use super::{ByteSize, ClientCertificate, Secret};
+use crate::diagnosis::Code;
 
 /// A value that is one of a few words; the table of keys lists the same words.
 pub(super) trait Choice: Copy + 'static {
@@ -66,8 +67,8 @@ impl<'a> Section<'a> {
         self.lookup(key).is_some()
     }
 
-    fn note(&self, key: &str, origin: Origin, Fault { cause, remedy }: Fault) {
-        let problem = Problem { key: join(&self.shown, key), origin, cause, remedy };
+    fn note(&self, key: &str, origin: Origin, Fault { cause, remedy, code }: Fault) {
+        let problem = Problem { key: join(&self.shown, key), origin, cause, remedy, code };
         self.problems.borrow_mut().push(problem);
     }
 
@@ -100,7 +101,8 @@ impl<'a> Section<'a> {
             (None, Presence::Default(text)) => Some((text.to_owned(), Origin::Absent)),
             (None, Presence::Optional) => None,
             (None, Presence::Required) => {
-                let fault = Fault::new("is required", format!("set it: {}", entry.meaning));
+                let remedy = format!("set it: {}", entry.meaning);
+                let fault = Fault::of(Code::CONFIG_MISSING_KEY, "is required", remedy);
                 self.note(key, Origin::Absent, fault);
                 None
             }
@@ -197,13 +199,19 @@ impl<'a> Section<'a> {
 
     /// A size within the limits of the table.
     pub(super) fn size(&self, key: &str) -> ByteSize {
+        let Kind::Size { min, .. } = self.entry(key).kind else { unreachable!("{key} is no size") };
+        self.optional_size(key).unwrap_or(min)
+    }
+
+    /// As [`Section::size`], for a key without a default.
+    pub(super) fn optional_size(&self, key: &str) -> Option<ByteSize> {
         let Kind::Size { min, max } = self.entry(key).kind else { unreachable!("{key} is no size") };
         let remedy = format!("write a size such as \"8MiB\", from {min} to {max}");
         let within = |size: ByteSize| match size {
             size if (min..=max).contains(&size) => Ok(size),
             size => Err(Fault::new(format!("{size} is out of its limits"), remedy.clone())),
         };
-        let size = match self.lookup(key) {
+        match self.lookup(key) {
             Some(Found { value: value @ Value::Num(..), origin }) => {
                 let bytes = value.to_i128().and_then(|bytes| u64::try_from(bytes).ok());
                 let size = bytes.map(ByteSize::from_bytes).unwrap_or(ByteSize::from_bytes(0));
@@ -213,8 +221,7 @@ impl<'a> Section<'a> {
                 Ok(size) => within(size),
                 Err(_) => Err(Fault::new(format!("{text:?} is not a size"), remedy.clone())),
             }),
-        };
-        size.unwrap_or(min)
+        }
     }
 
     /// One of the words of `T`.
@@ -272,7 +279,8 @@ impl<'a> Section<'a> {
             )
         };
         if matches!(origin, Origin::File(_)) {
-            let fault = Fault::new(
+            let fault = Fault::of(
+                Code::CONFIG_SECRET,
                 "a secret must not stand in the configuration file",
                 remedy("put it into a file and name that in"),
             );
@@ -339,7 +347,8 @@ impl<'a> Section<'a> {
                 continue;
             }
             if !KEYS.iter().any(|known| known.name.starts_with(&within)) {
-                self.note(&key, origin, Fault::new("there is no such key", suggestion(&full)));
+                let fault = Fault::of(Code::CONFIG_UNKNOWN_KEY, "there is no such key", suggestion(&full));
+                self.note(&key, origin, fault);
                 continue;
             }
             match value {

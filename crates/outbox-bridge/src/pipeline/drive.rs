@@ -178,6 +178,14 @@ impl<C: Checkpoints> Run<'_, C> {
             Some(trouble) => self.readiness.set_unready(Component::Publish, trouble),
             None => self.readiness.set_ready(Component::Publish),
         }
+        self.readiness.board().note(|notes| {
+            for (lane, name) in self.lanes.iter().zip(&self.options.streams) {
+                let stored = lane.stored.borrow();
+                let stream = notes.stream(name);
+                stream.known = Some((stored.sequence, stored.position.clone()));
+                stream.trouble.clone_from(&stored.trouble);
+            }
+        });
         if let Some((_, at)) = self.saved {
             self.metrics.checkpoint_age.set(at.elapsed().as_secs_f64());
         }
@@ -214,6 +222,7 @@ impl<C: Checkpoints> Run<'_, C> {
         };
         if let Some((point, _)) = &covered {
             self.stored.send_replace((point.file.clone(), point.offset));
+            self.readiness.board().reached(point);
             self.metrics
                 .position_file
                 .set(outbox_event::log_file_number(&point.file).unwrap_or_default() as f64);
@@ -228,6 +237,7 @@ impl<C: Checkpoints> Run<'_, C> {
             Some((point, end)) => {
                 // Nothing new; what is saved is as good as written now.
                 self.tell_covered(&point, end);
+                self.readiness.board().checkpointed();
                 *self.saved = Some((point, Instant::now()));
                 Ok(())
             }
@@ -283,6 +293,7 @@ impl<C: Checkpoints> Run<'_, C> {
             Ok(revision) => {
                 *self.revision = Some(revision);
                 *self.saved = Some((checkpoint.point, Instant::now()));
+                self.readiness.board().checkpointed();
                 self.metrics.checkpoint_writes.increment(1);
                 Ok(())
             }

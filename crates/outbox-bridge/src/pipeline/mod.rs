@@ -274,7 +274,8 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
                 seed: self.options.seed.wrapping_add(100 + index as u64),
                 ..self.options.writer.clone()
             };
-            writers.spawn(Writer::new(wire, options, chain, messages, report).run());
+            let writer = Writer::new(wire, options, chain, messages, report);
+            writers.spawn(writer.showing(self.readiness.board().clone()).run());
             lanes.push(Lane { input, stored, routed: 0 });
         }
 
@@ -395,6 +396,8 @@ impl<S: Source, W: Wires, C: Checkpoints> Pipeline<S, W, C> {
         let claim = new_checkpoint(&self.options.instance, point.clone(), streams, since, switched);
         self.revision = Some(self.checkpoints.save(&claim, revision).await.map_err(checkpoint)?);
         let point_server = point.server.clone();
+        self.readiness.board().reached(&point);
+        self.readiness.board().checkpointed();
         self.saved = Some((point, Instant::now()));
         self.readiness.set_ready(Component::Nats);
         self.readiness.set_ready(Component::Checkpoint);

@@ -24,7 +24,7 @@ pub(super) async fn read<S: Source>(
             Err(error) => error,
             Ok(()) => {
                 readiness.set_reading(source.server());
-                loop {
+                let error = loop {
                     match source.next().await {
                         Ok(batch) => {
                             backoff.reset();
@@ -35,12 +35,14 @@ pub(super) async fn read<S: Source>(
                         }
                         Err(error) => break error,
                     }
-                }
+                };
+                // What was not open, a server that is still away, is not lost again.
+                metrics.source_reconnects.increment(1);
+                error
             }
         };
         if error.is_moved() {
             readiness.set_unready(Component::Source, format!("source: {}", crate::exit::report(&error)));
-            metrics.source_reconnects.increment(1);
             return Err(error);
         }
         if !error.is_transient() {
@@ -50,7 +52,6 @@ pub(super) async fn read<S: Source>(
         let report = crate::exit::report(&error);
         tracing::warn!(error = report, at = %point, retry_in = ?wait, "lost the source");
         readiness.set_unready(Component::Source, format!("source: {report}"));
-        metrics.source_reconnects.increment(1);
         tokio::select! {
             biased;
             () = batches.closed() => return Ok(()),

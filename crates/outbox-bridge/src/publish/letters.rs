@@ -150,6 +150,15 @@ impl Letters {
         NatsWire::stream_info(&self.context, &self.stream).await.map(drop)
     }
 
+    /// How many letters there are, also those that are done with.
+    ///
+    /// # Errors
+    ///
+    /// If the server does not answer.
+    pub async fn count(&self) -> Result<u64, WireError> {
+        Ok(NatsWire::stream_info(&self.context, &self.stream).await?.state.messages)
+    }
+
     /// The subject of the letter of a row that goes to `stream`.
     fn subject(&self, stream: &str, message: &Message) -> String {
         let transaction = &message.transaction;
@@ -200,7 +209,7 @@ impl Letters {
                 Err(WireError::TooLarge { size, max, .. }) => {
                     return Err(WireError::LetterRefused {
                         stream: self.stream.clone(),
-                        position: message.position().to_string(),
+                        position: message.position_text(),
                         reason: format!("not even {size} bytes fit (limit {max})"),
                     });
                 }
@@ -420,19 +429,19 @@ fn letter_headers(stream: &str, message: &Message, poison: &Poison) -> HeaderMap
         (header::LETTER_TABLE, &message.table),
         (header::LETTER_REASON, poison.kind.label()),
         (header::LETTER_ERROR, &reason),
-        (header::POSITION, &message.position().to_string()),
+        (header::POSITION, &message.position_text()),
         (header::CE_ID, &message.id),
     ];
     for (name, value) in own.into_iter().filter(|(_, value)| !value.is_empty()) {
         headers.insert(HeaderName::from_static(name), &*header::encode_application_value(value));
     }
-    let row = poison.row.iter().map(|row| (header::LETTER_ROW.into(), row.clone()));
+    let row = poison.row.iter().map(|row| (header::LETTER_ROW.into(), row.clone().into()));
     let mut complete = true;
     for (name, value) in message.headers.iter().cloned().chain(row) {
         let name = HeaderName::from_str(&name).ok();
         let fits = header_bytes(&headers) + value.len() < HEADER_BYTES_MAX;
         match name.filter(|_| fits && !value.contains(['\r', '\n', '\0'])) {
-            Some(name) => headers.insert(name, value),
+            Some(name) => headers.insert(name, &*value),
             None => complete = false,
         }
     }
@@ -487,15 +496,16 @@ impl Complaints {
     /// Whether publishing to `subject` was complained of lately; a complaint counts once.
     pub(super) fn about(&self, subject: &str) -> bool {
         let quoted = format!("\"{subject}\"");
+        self.take(|complaint| complaint.contains("Publish to") && complaint.contains(&quoted)).is_some()
+    }
+
+    /// The last of the late complaints that `is_meant`; each counts once.
+    pub(crate) fn take(&self, is_meant: impl Fn(&str) -> bool) -> Option<String> {
         let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = heard.len();
-        let mut found = false;
-        heard.retain(|(at, text)| {
-            let about = text.contains("Publish to") && text.contains(&quoted);
-            found |= about && at.elapsed() < COMPLAINT_AGE_MAX;
-            !about
-        });
-        found && heard.len() < before
+        let (meant, others): (VecDeque<_>, _) = heard.drain(..).partition(|(_, text)| is_meant(text));
+        *heard = others;
+        let (at, text) = meant.into_iter().next_back()?;
+        (at.elapsed() < COMPLAINT_AGE_MAX).then_some(text)
     }
 }
 

@@ -29,6 +29,9 @@ impl fmt::Display for TransactionId {
     }
 }
 
+/// Names and values. What is the same for all messages is not copied for each.
+pub type Headers = Vec<(Cow<'static, str>, Cow<'static, str>)>;
+
 /// A committed outbox row as the message that it becomes.
 #[derive(Debug, Clone)]
 pub struct Message {
@@ -43,7 +46,7 @@ pub struct Message {
     /// The event id, which is sent as `Nats-Msg-Id` if the writer is set so, and always as `ce-id`.
     pub id: String,
     /// All other headers except those that the writer adds.
-    pub headers: Vec<(Cow<'static, str>, String)>,
+    pub headers: Headers,
     /// The payload.
     pub body: Bytes,
     /// Why the row cannot be published, if it cannot become a message at all; then the rest is what there is of it.
@@ -66,6 +69,12 @@ impl Message {
             offset: self.transaction.offset,
             row: self.row,
         }
+    }
+
+    /// The same as text, without the copies that the parts would be.
+    #[must_use]
+    pub fn position_text(&self) -> String {
+        format!("{}/{}", self.transaction, self.row)
     }
 
     /// Whether this message stood at `position`.

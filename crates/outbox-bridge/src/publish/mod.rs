@@ -9,6 +9,8 @@
 //! the text of an error is never used.
 
 mod chain;
+mod claim_check;
+mod headers;
 mod known;
 mod letters;
 mod message;
@@ -20,11 +22,14 @@ mod wire;
 mod writer;
 
 pub use chain::{Chain, Located, Tail, TailMessage};
+pub use claim_check::ClaimChecks;
+pub(crate) use claim_check::{ORPHAN_INTERVALS, Sweeper, describe_object, stream_of as stream_of_bucket};
+pub use headers::MessageHeaders;
 pub use known::StoredRows;
 pub use letters::{
     Complaints, KnownEnd, Letter, Letters, Replaced, ReplayError, ReplayTarget, Replayed, State,
 };
-pub use message::{Message, TransactionId};
+pub use message::{Headers, Message, TransactionId};
 pub use nats::NatsWire;
 pub use poison::{Poison, PoisonKind};
 pub use stop::Stop;

@@ -3,7 +3,7 @@
 //! Answers come to an inbox of the wire's own, so that neither the client's request multiplexer nor its timeouts stand
 //! between: the subject of an answer says what it is about.
 
-use std::{borrow::Cow, str::FromStr as _, time::Duration};
+use std::{str::FromStr as _, time::Duration};
 
 use async_nats::{
     Client, HeaderMap, HeaderName, StatusCode, Subscriber,
@@ -17,12 +17,13 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use outbox_event::{Position, header};
+use outbox_event::{DataRef, Position, header};
 use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::{
-    Complaints, Letters, Message, Poison, PoisonKind, Tail, TailMessage, covers,
+    ClaimChecks, Complaints, Letters, Message, MessageHeaders, Poison, PoisonKind, Tail, TailMessage, covers,
+    headers::unsendable,
     stop::code,
     wire::{Delivery, Envelope, Operation, Reply, ReplyTo, Wire, WireError},
 };
@@ -38,16 +39,17 @@ pub struct NatsWire {
     client: Client,
     context: jetstream::Context,
     stream: String,
-    /// Whether the event's id is the message's.
-    message_id: bool,
+    headers: MessageHeaders,
     inbox: String,
-    /// Makes the names of batches unique on the server.
-    unique: String,
     answers: Subscriber,
     disconnects: watch::Receiver<u64>,
     /// Where dead letters lie, if there are to be any.
     letters: Option<Letters>,
     complaints: Complaints,
+    /// Where payloads go that are too large for a message, if there is such a place.
+    claim_checks: Option<ClaimChecks>,
+    /// Payloads of larger messages go there.
+    inline_max: usize,
 }
 
 impl NatsWire {
@@ -73,14 +75,15 @@ impl NatsWire {
         Ok(Self {
             client,
             context,
+            headers: MessageHeaders { stream: stream.clone(), message_id, unique },
             stream,
-            message_id,
             inbox,
-            unique,
             answers,
             disconnects,
             letters: None,
             complaints: Complaints::default(),
+            claim_checks: None,
+            inline_max: usize::MAX,
         })
     }
 
@@ -92,14 +95,16 @@ impl NatsWire {
         self
     }
 
-    fn letters(&self) -> Result<&Letters, WireError> {
-        self.letters.as_ref().ok_or_else(|| WireError::Unavailable("there are no dead letters".into()))
+    /// Stores payloads of messages of more than `inline_max` bytes by `claim_checks`, and those that the server does not take.
+    #[must_use]
+    pub fn checking(mut self, claim_checks: ClaimChecks, inline_max: usize) -> Self {
+        self.claim_checks = Some(claim_checks);
+        self.inline_max = inline_max;
+        self
     }
 
-    /// What is sent as a message's id: the event's, or where that is not wanted the row's position, which no other row has.
-    /// Single messages always have one, so that the next can name it.
-    fn message_id<'a>(&self, message: &'a Message) -> Cow<'a, str> {
-        if self.message_id { Cow::Borrowed(&message.id) } else { Cow::Owned(message.position().to_string()) }
+    fn letters(&self) -> Result<&Letters, WireError> {
+        self.letters.as_ref().ok_or_else(|| WireError::Unavailable("there are no dead letters".into()))
     }
 
     /// What the subject of an answer says, and with the answer itself what happened; `None` for what is not an answer.
@@ -114,7 +119,7 @@ impl NatsWire {
                 Some(Delivery::Single { epoch, sequence, reply: reply() })
             }
             name => {
-                let batch = name.strip_prefix(&*self.unique)?.strip_prefix('-')?.parse().ok()?;
+                let batch = name.strip_prefix(&*self.headers.unique)?.strip_prefix('-')?.parse().ok()?;
                 Some(Delivery::Batch { batch, reply: reply() })
             }
         }
@@ -127,90 +132,53 @@ impl Wire for NatsWire {
             // It would be queued and sent after the reconnect, behind a hole; the loss is reported by `receive`.
             return Ok(());
         }
-        let Envelope { message, expected_last_sequence, after, reply_to } = envelope;
-        let (reply, end) = match reply_to {
-            ReplyTo::Single { epoch, sequence } => (format!("{}.s.{epoch}.{sequence}", self.inbox), false),
-            ReplyTo::Atomic { batch, .. } => (format!("{}.{}-{batch}", self.inbox, self.unique), false),
-            // ADR-50: <prefix>.<batch>.<flow>.<gap mode>.<number>.<operation>.$FI
-            ReplyTo::Batch { batch, number, flow, operation } => {
-                let code = match operation {
-                    Operation::Start => 0,
-                    Operation::Append => 1,
-                    Operation::End => 3,
-                };
-                let reply = format!("{}.{}-{batch}.{flow}.fail.{number}.{code}.$FI", self.inbox, self.unique);
-                (reply, operation == Operation::End)
-            }
-        };
-        let unsendable =
-            |reason: String| WireError::Unsendable { position: message.position().to_string(), reason };
-        let mut headers = HeaderMap::new();
-        let mut body = Bytes::new();
-        if !end {
-            body = message.body.clone();
-            // Within an atomic batch it may stand on the first message only.
-            if !matches!(reply_to, ReplyTo::Atomic { number: 2.., .. }) {
-                headers.insert(
-                    HeaderName::from_static(header::EXPECTED_LAST_SEQUENCE),
-                    async_nats::HeaderValue::from(expected_last_sequence),
-                );
-            }
-            // Another stream may have taken the subject over, and be as long as this one.
-            let first = match reply_to {
-                ReplyTo::Single { .. } => after.is_none(),
-                ReplyTo::Batch { operation, .. } => operation == Operation::Start,
-                ReplyTo::Atomic { number, .. } => number == 1,
+        let Envelope { message, expected_last_sequence, reply_to, .. } = envelope;
+        let ends = matches!(reply_to, ReplyTo::Batch { operation: Operation::End, .. });
+        // Twice only where the server turns out to take less than was known.
+        loop {
+            let (mut headers, mut body) = if ends {
+                (HeaderMap::new(), Bytes::new())
+            } else {
+                (self.headers.of(&envelope)?, message.body.clone())
             };
-            if first {
-                headers.insert(HeaderName::from_static(header::EXPECTED_STREAM), self.stream.as_str());
-            }
-            if let ReplyTo::Atomic { batch, number, commit } = reply_to {
-                headers.insert("Nats-Batch-Id", format!("{}-{batch}", self.unique));
-                headers.insert("Nats-Batch-Sequence", number.to_string());
-                if commit {
-                    headers.insert("Nats-Batch-Commit", "1");
+            let offloads = !ends && self.is_to_be_offloaded(message);
+            if offloads {
+                // In an atomic batch the sequence is expected before all of it.
+                let behind = if let ReplyTo::Atomic { number, .. } = reply_to { number } else { 1 };
+                // Boxed, so that what is sent without it does not carry its future around.
+                let storing = Box::pin(self.store_payload(expected_last_sequence + behind, message));
+                let reference = storing.await?;
+                headers.insert(HeaderName::from_static(header::DATA_REF), reference.to_string());
+                headers.insert(HeaderName::from_static(header::FORMAT), header::FORMAT_DATA_REF.to_string());
+                body = Bytes::new();
+                if self.client.connection_state() != State::Connected {
+                    return Ok(());
                 }
             }
-            if self.message_id || matches!(reply_to, ReplyTo::Single { .. }) {
-                headers.insert(HeaderName::from_static(header::MESSAGE_ID), &*self.message_id(message));
-                if let Some(after) = after {
-                    let name = HeaderName::from_static(header::EXPECTED_LAST_MESSAGE_ID);
-                    headers.insert(name, &*self.message_id(after));
+            let size = body.len();
+            let subject = message.subject.clone();
+            let sent = if matches!(reply_to, ReplyTo::Atomic { commit: false, .. }) {
+                self.client.publish_with_headers(subject, headers, body).await
+            } else {
+                let reply = self.reply_subject(reply_to);
+                self.client.publish_with_reply_and_headers(subject, reply, headers, body).await
+            };
+            return match sent.map_err(|error| error.kind()) {
+                Ok(()) => Ok(()),
+                Err(async_nats::client::PublishErrorKind::MaxPayloadExceeded)
+                    if !ends && !offloads && self.offload(message) =>
+                {
+                    continue;
                 }
-            }
-            headers.insert(HeaderName::from_static(header::CE_ID), message.id.as_str());
-            headers.insert(HeaderName::from_static(header::POSITION), message.position().to_string());
-            for (name, value) in &message.headers {
-                let name = match name {
-                    // One of the contract's own names is neither checked nor copied.
-                    Cow::Borrowed(name) => HeaderName::from_static(name),
-                    Cow::Owned(name) => HeaderName::from_str(name)
-                        .map_err(|_| unsendable(format!("{name:?} is no header name")))?,
-                };
-                if value.contains(['\r', '\n', '\0']) {
-                    return Err(unsendable(format!("the value of header {name} has a control character")));
+                Err(async_nats::client::PublishErrorKind::MaxPayloadExceeded) => {
+                    let max = self.client.max_payload();
+                    Err(WireError::TooLarge { position: message.position_text(), size, max })
                 }
-                headers.insert(name, value.as_str());
-            }
-        }
-        let size = body.len();
-        let subject = message.subject.clone();
-        let sent = if matches!(reply_to, ReplyTo::Atomic { commit: false, .. }) {
-            self.client.publish_with_headers(subject, headers, body).await
-        } else {
-            self.client.publish_with_reply_and_headers(subject, reply, headers, body).await
-        };
-        match sent.map_err(|error| error.kind()) {
-            Ok(()) => Ok(()),
-            Err(async_nats::client::PublishErrorKind::MaxPayloadExceeded) => Err(WireError::TooLarge {
-                position: message.position().to_string(),
-                size,
-                max: self.client.max_payload(),
-            }),
-            Err(async_nats::client::PublishErrorKind::Send) => {
-                Err(WireError::Unavailable("the client is closed".into()))
-            }
-            Err(kind) => Err(unsendable(kind.to_string())),
+                Err(async_nats::client::PublishErrorKind::Send) => {
+                    Err(WireError::Unavailable("the client is closed".into()))
+                }
+                Err(kind) => Err(unsendable(message, kind.to_string())),
+            };
         }
     }
 
@@ -289,6 +257,14 @@ impl Wire for NatsWire {
         }
     }
 
+    fn offload(&mut self, message: &Message) -> bool {
+        if self.claim_checks.is_none() || self.is_to_be_offloaded(message) {
+            return false;
+        }
+        self.inline_max = message.size() - 1;
+        true
+    }
+
     fn parks(&self) -> bool {
         self.letters.is_some()
     }
@@ -297,8 +273,16 @@ impl Wire for NatsWire {
         self.letters()?.mark(&self.stream).await
     }
 
-    async fn is_parked(&mut self, message: &Message) -> Result<bool, WireError> {
-        self.letters()?.is_parked(&self.stream, message).await
+    async fn are_parked(&mut self, messages: &[Message]) -> Result<Vec<bool>, WireError> {
+        let letters = self.letters()?;
+        let mut parked = Vec::with_capacity(messages.len());
+        for some in messages.chunks(QUESTIONS_MAX) {
+            let asked = some.iter().map(|message| letters.is_parked(&self.stream, message));
+            for answer in futures_util::future::join_all(asked).await {
+                parked.push(answer?);
+            }
+        }
+        Ok(parked)
     }
 
     async fn park(&mut self, message: &Message, poison: &Poison) -> Result<bool, WireError> {
@@ -315,6 +299,36 @@ impl Wire for NatsWire {
             return Ok(Some(Poison::new(PoisonKind::Subject, reason)));
         }
         Ok(None)
+    }
+}
+
+impl NatsWire {
+    /// Where the answer to a message is to go.
+    fn reply_subject(&self, reply_to: ReplyTo) -> String {
+        let (inbox, unique) = (&self.inbox, &self.headers.unique);
+        match reply_to {
+            ReplyTo::Single { epoch, sequence } => format!("{inbox}.s.{epoch}.{sequence}"),
+            ReplyTo::Atomic { batch, .. } => format!("{inbox}.{unique}-{batch}"),
+            // ADR-50: <prefix>.<batch>.<flow>.<gap mode>.<number>.<operation>.$FI
+            ReplyTo::Batch { batch, number, flow, operation } => {
+                let code = match operation {
+                    Operation::Start => 0,
+                    Operation::Append => 1,
+                    Operation::End => 3,
+                };
+                format!("{inbox}.{unique}-{batch}.{flow}.fail.{number}.{code}.$FI")
+            }
+        }
+    }
+
+    /// Whether the payload goes to the object store.
+    fn is_to_be_offloaded(&self, message: &Message) -> bool {
+        self.claim_checks.is_some() && message.size() > self.inline_max.min(self.client.max_payload())
+    }
+
+    async fn store_payload(&mut self, sequence: u64, message: &Message) -> Result<DataRef, WireError> {
+        let away = || WireError::Unavailable("there is no object store".into());
+        self.claim_checks.as_mut().ok_or_else(away)?.put(&self.stream, sequence, message).await
     }
 }
 

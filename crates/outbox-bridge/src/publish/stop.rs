@@ -1,6 +1,7 @@
 //! What can go wrong for a writer: doubts, which it resolves by itself, and what makes it give up.
 
 use super::{chain::NotInLog, wire::WireError};
+use crate::diagnosis::Code;
 
 /// Why a writer gave up.
 #[derive(Debug, thiserror::Error)]
@@ -62,11 +63,13 @@ impl Doubt {
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Refused(code, description) => {
-                format!("the server refuses messages: {description} ({code})")
+                format!("the server refuses messages: {description} ({code}) [{}]", Code::STREAM_REFUSES)
             }
-            Self::NoResponders => {
-                "nothing takes messages on the subject: no stream has it, or JetStream is away".into()
-            }
+            Self::NoResponders => format!(
+                "nothing takes messages on the subject: no stream has it, or JetStream is away [{}]",
+                Code::STREAM_SILENT
+            ),
+            Self::Disconnected => format!("resuming: {} [{}]", self.label(), Code::NATS_UNREACHABLE),
             other => format!("resuming: {}", other.label()),
         }
     }
@@ -107,18 +110,15 @@ pub(super) mod code {
         is_permanent(code, description) && !holds_for_all && !elsewhere
     }
 
+    /// Whether a message was refused for its size.
+    pub(in crate::publish) fn is_too_large(code: u64, description: &str) -> bool {
+        // The store's own limit, 32 MiB in files, has the code of a full stream.
+        code == MESSAGE_TOO_LARGE || (code == STORE_FAILED && description.contains("too large"))
+    }
+
     /// Whether a message refused so would be refused for ever.
     pub(in crate::publish) fn is_permanent(code: u64, description: &str) -> bool {
-        matches!(
-            code,
-            MESSAGE_TOO_LARGE
-                | SUBJECT_MISMATCH
-                | STREAM_SEALED
-                | HEADER_TOO_LARGE
-                | ATOMIC_DISABLED
-                | WRONG_STREAM
-        )
-            // The store's own limit, 32 MiB in files, has the code of a full stream.
-            || (code == STORE_FAILED && description.contains("too large"))
+        matches!(code, SUBJECT_MISMATCH | STREAM_SEALED | HEADER_TOO_LARGE | ATOMIC_DISABLED | WRONG_STREAM)
+            || is_too_large(code, description)
     }
 }

@@ -58,6 +58,12 @@ pub trait Wire: Send {
     /// Gives the connection up and makes a new one, since this one does not answer.
     fn reconnect(&mut self) -> impl Future<Output = ()> + Send;
 
+    /// The stream refuses this message for its size: whether its payload can go elsewhere instead, and will the next time.
+    fn offload(&mut self, message: &Message) -> bool {
+        let _ = message;
+        false
+    }
+
     /// Whether rows that cannot be published become dead letters.
     fn parks(&self) -> bool;
 
@@ -69,12 +75,15 @@ pub trait Wire: Send {
     /// If there is no answer in time, or there is no stream of letters.
     fn read_mark(&mut self) -> impl Future<Output = Result<Option<u64>, WireError>> + Send;
 
-    /// Whether the row is or was a dead letter.
+    /// Whether each of the rows is or was a dead letter.
     ///
     /// # Errors
     ///
     /// As [`Wire::read_mark`].
-    fn is_parked(&mut self, message: &Message) -> impl Future<Output = Result<bool, WireError>> + Send;
+    fn are_parked(
+        &mut self,
+        messages: &[Message],
+    ) -> impl Future<Output = Result<Vec<bool>, WireError>> + Send;
 
     /// Makes the row a dead letter; `false` if it is or was one. That it returns so means that the letter is stored.
     ///

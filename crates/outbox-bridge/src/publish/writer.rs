@@ -19,9 +19,11 @@ use super::{
     wire::{Delivery, Envelope, Operation, Reply, ReplyTo, Wire},
 };
 use crate::{
+    admin::Board,
     backoff::Backoff,
     metrics::StreamMetrics,
     publish::{Message, Poison},
+    traces::Traces,
 };
 
 /// How messages are sent.
@@ -70,6 +72,8 @@ pub struct WriterOptions {
     pub behind_patience: Duration,
     /// Seeds the jitter of waits.
     pub seed: u64,
+    /// Makes spans of what is stored, if there are to be any.
+    pub traces: Option<Traces>,
 }
 
 /// How far a writer is.
@@ -192,6 +196,13 @@ impl<W: Wire> Writer<W> {
         }
     }
 
+    /// Shows its last events and resumes on `board`.
+    #[must_use]
+    pub(crate) fn showing(mut self, board: Board) -> Self {
+        self.metrics.show_on(board);
+        self
+    }
+
     /// Stores all that comes, in order; ends when the input has ended and everything is stored.
     ///
     /// # Errors
@@ -285,7 +296,7 @@ impl<W: Wire> Writer<W> {
                 return Ok(());
             }
             let count = self.before_doubtful(self.chain.whole_transactions(ATOMIC_MAX));
-            if self.singly == 0 && count > 1 {
+            while self.singly == 0 && count > 1 {
                 self.send_atomic(count).await?;
                 if self.sent > 0 {
                     return Ok(());
@@ -426,6 +437,13 @@ impl<W: Wire> Writer<W> {
             Reply::Stored { duplicate: true, .. } => Ok(Some(Doubt::Duplicate)),
             Reply::NoResponders => Ok(Some(Doubt::NoResponders)),
             Reply::Refused { code, description }
+                if self.probing
+                    && code::is_too_large(code, &description)
+                    && self.chain.get(0).is_some_and(|message| self.wire.offload(message)) =>
+            {
+                Ok(Some(Doubt::Refused(code, description)))
+            }
+            Reply::Refused { code, description }
                 if self.wire.parks() && code::is_poison(code, &description) =>
             {
                 if !self.probing || self.sent > 1 {
@@ -446,7 +464,7 @@ impl<W: Wire> Writer<W> {
                     position: self
                         .chain
                         .get(0)
-                        .map(|message| message.position().to_string())
+                        .map(|message| message.position_text())
                         .unwrap_or_default(),
                     reason: format!("{description} ({code})"),
                 })
@@ -492,7 +510,14 @@ impl<W: Wire> Writer<W> {
     fn stored_up_to(&mut self, sequence: u64) -> Option<Doubt> {
         let Ok(stored) = self.chain.acknowledge(sequence) else { return Some(Doubt::WrongSequence) };
         let count = stored.len();
-        self.metrics.stored(stored);
+        match &self.options.traces {
+            None => self.metrics.stored(stored, sequence),
+            Some(traces) => {
+                let stored: Vec<Message> = stored.collect();
+                traces.stored(&self.options.stream, &stored, sequence);
+                self.metrics.stored(stored.into_iter(), sequence);
+            }
+        }
         self.sent = self.sent.saturating_sub(count);
         self.singly = self.singly.saturating_sub(count);
         self.done += count as u64;

@@ -6,6 +6,8 @@ use outbox_event::header::{application_name, encode_application_value};
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::Value;
 
+use crate::publish::Headers;
+
 /// Why headers cannot be sent. Never quotes them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -21,8 +23,6 @@ pub enum HeadersError {
 
 /// How many headers a row may bring.
 const ENTRIES_MAX: usize = 256;
-
-type Headers = Vec<(Cow<'static, str>, String)>;
 
 /// Appends the entries of the object `text`. A string is sent as it is, other values as JSON; `null` is left out.
 pub(super) fn parse(text: &[u8], headers: &mut Headers) -> Result<(), HeadersError> {
@@ -48,8 +48,8 @@ pub(super) fn parse(text: &[u8], headers: &mut Headers) -> Result<(), HeadersErr
                 };
                 // An entry without a name cannot be a header.
                 if let Some(name) = application_name(&name) {
-                    self.0
-                        .push((Cow::Owned(name.into_owned()), encode_application_value(&value).into_owned()));
+                    let value = encode_application_value(&value).into_owned();
+                    self.0.push((Cow::Owned(name.into_owned()), Cow::Owned(value)));
                 }
             }
             Ok(true)
@@ -78,7 +78,7 @@ mod tests {
     fn parsed(text: &str) -> Result<Vec<(String, String)>, HeadersError> {
         let mut headers = Vec::new();
         parse(text.as_bytes(), &mut headers)?;
-        Ok(headers.into_iter().map(|(name, value)| (name.into_owned(), value)).collect())
+        Ok(headers.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect())
     }
 
     #[test]

@@ -16,7 +16,7 @@ use outbox_event::header;
 use crate::{
     config::{self, HeadersColumn},
     decode::Value,
-    publish::{Message, TransactionId},
+    publish::{Headers, Message, TransactionId},
 };
 pub use headers::HeadersError;
 pub use template::{Placeholder, SubjectTemplate, SubjectValues, TemplateError};
@@ -56,6 +56,9 @@ pub(crate) fn id_of_bytes(bytes: &[u8]) -> String {
         Err(_) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
     }
 }
+
+/// Room for the headers of a message without any of the application's.
+const HEADERS: usize = 7;
 
 /// One outbox table: which stream it goes to, and how.
 #[derive(Debug, Clone)]
@@ -206,7 +209,7 @@ impl Route {
         let partition_key =
             match self.optional(mapping.partition_key, values, &columns.partition_key, "partition_key")? {
                 Some(key) => key,
-                None => aggregate_id.clone(),
+                None => Cow::Borrowed(&*aggregate_id),
             };
         let content_type =
             self.optional(mapping.content_type, values, &columns.content_type, "content_type")?;
@@ -230,19 +233,21 @@ impl Route {
         let mut subject = String::with_capacity(64);
         self.config.subject.render(&subject_values, &mut subject);
 
-        let mut headers: Vec<(Cow<'static, str>, String)> = Vec::with_capacity(10);
-        let mut push =
-            |name, value: &str| headers.push((Cow::Borrowed(name), header::encode_value(value).into_owned()));
-        push(header::CE_SPECVERSION, header::CE_SPECVERSION_VALUE);
-        push(header::CE_TYPE, &event_type);
-        push(header::CE_SUBJECT, &aggregate_id);
-        push(header::CE_PARTITION_KEY, &partition_key);
-        headers.push((Cow::Borrowed(header::CE_SOURCE), self.source.clone()));
-        let content_type = content_type.as_deref().unwrap_or(header::CONTENT_TYPE_JSON);
-        headers.push((
-            Cow::Borrowed(header::CONTENT_TYPE),
-            header::encode_application_value(content_type).into_owned(),
-        ));
+        let mut headers = Headers::with_capacity(HEADERS);
+        let mut push = |name, value| headers.push((Cow::Borrowed(name), value));
+        let encoded = |value| Cow::Owned(header::encode_value(value).into_owned());
+        push(header::CE_SPECVERSION, Cow::Borrowed(header::CE_SPECVERSION_VALUE));
+        push(header::CE_TYPE, encoded(&event_type));
+        push(header::CE_SUBJECT, encoded(&aggregate_id));
+        push(header::CE_PARTITION_KEY, encoded(&partition_key));
+        push(header::CE_SOURCE, Cow::Owned(self.source.clone()));
+        push(
+            header::CONTENT_TYPE,
+            match &content_type {
+                Some(value) => Cow::Owned(header::encode_application_value(value).into_owned()),
+                None => Cow::Borrowed(header::CONTENT_TYPE_JSON),
+            },
+        );
         if let Some(index) = mapping.headers {
             self.application_headers(values.get(index), &mut headers)?;
         }
@@ -251,18 +256,17 @@ impl Route {
             row: 0,
             table: self.table.clone(),
             subject: subject.into(),
-            id: header::encode_value(&id).into_owned(),
+            id: match header::encode_value(&id) {
+                Cow::Owned(encoded) => encoded,
+                Cow::Borrowed(_) => id.into_owned(),
+            },
             headers,
             body,
             poison: None,
         })
     }
 
-    fn application_headers(
-        &self,
-        value: Option<&Value>,
-        headers: &mut Vec<(Cow<'static, str>, String)>,
-    ) -> Result<(), RouteError> {
+    fn application_headers(&self, value: Option<&Value>, headers: &mut Headers) -> Result<(), RouteError> {
         let text: &[u8] = match value {
             Some(Value::Json(text) | Value::Text(text)) => text.as_bytes(),
             Some(Value::Bytes(bytes)) => bytes,
@@ -278,9 +282,9 @@ impl Route {
     }
 
     /// Sixteen bytes are a UUID; other bytes become hexadecimal digits.
-    fn id(&self, value: Option<&Value>, column: &str) -> Result<String, RouteError> {
+    fn id<'v>(&self, value: Option<&'v Value>, column: &str) -> Result<Cow<'v, str>, RouteError> {
         match value {
-            Some(Value::Bytes(bytes)) => Ok(id_of_bytes(bytes)),
+            Some(Value::Bytes(bytes)) => Ok(Cow::Owned(id_of_bytes(bytes))),
             Some(Value::Text(text)) if text.as_str().is_empty() => Err(RouteError::Missing {
                 table: self.table.to_string(),
                 column: column.into(),
@@ -292,26 +296,31 @@ impl Route {
         }
     }
 
-    fn optional(
+    fn optional<'v>(
         &self,
         index: Option<usize>,
-        values: &[Value],
+        values: &'v [Value],
         column: &Option<String>,
         role: &'static str,
-    ) -> Result<Option<String>, RouteError> {
+    ) -> Result<Option<Cow<'v, str>>, RouteError> {
         match index.and_then(|index| values.get(index)) {
             None | Some(Value::Null | Value::Absent) => Ok(None),
             value => self.text(value, column.as_deref().unwrap_or_default(), role).map(Some),
         }
     }
 
-    fn text(&self, value: Option<&Value>, column: &str, role: &'static str) -> Result<String, RouteError> {
+    fn text<'v>(
+        &self,
+        value: Option<&'v Value>,
+        column: &str,
+        role: &'static str,
+    ) -> Result<Cow<'v, str>, RouteError> {
         match value {
-            Some(Value::Text(text) | Value::Json(text)) => Ok(text.as_str().to_owned()),
+            Some(Value::Text(text) | Value::Json(text)) => Ok(Cow::Borrowed(text.as_str())),
             Some(Value::Bytes(bytes)) => {
                 match <[u8; 16]>::try_from(&**bytes) {
-                    Ok(uuid) => Ok(uuid::Uuid::from_bytes(uuid).to_string()),
-                    Err(_) => std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| {
+                    Ok(uuid) => Ok(Cow::Owned(uuid::Uuid::from_bytes(uuid).to_string())),
+                    Err(_) => std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(|_| {
                         RouteError::NotText { table: self.table.to_string(), column: column.into(), role }
                     }),
                 }
@@ -343,7 +352,8 @@ impl Route {
 pub fn finish(message: &mut Message, transaction: &Arc<TransactionId>, row: u64) {
     message.transaction = transaction.clone();
     message.row = row;
-    message.headers.push((Cow::Borrowed(header::CE_TIME), rfc3339_micros(transaction.committed_micros)));
+    let time = rfc3339_micros(transaction.committed_micros);
+    message.headers.push((Cow::Borrowed(header::CE_TIME), Cow::Owned(time)));
 }
 
 /// A time in microseconds since the epoch as RFC 3339 in UTC with microseconds.
@@ -352,9 +362,30 @@ fn rfc3339_micros(micros: u64) -> String {
     let time = time.and_then(|nanos| time::OffsetDateTime::from_unix_timestamp_nanos(nanos).ok());
     let time = time.unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
     let (date, clock) = (time.date(), time.time());
-    let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
     let (hour, minute, second, micro) = clock.as_hms_micro();
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micro:06}Z")
+    let year = u32::try_from(date.year()).unwrap_or_default();
+    let mut text = String::with_capacity("2026-11-23T12:06:13.782049Z".len());
+    for (number, digits, behind) in [
+        (year, 4, '-'),
+        (u8::from(date.month()).into(), 2, '-'),
+        (date.day().into(), 2, 'T'),
+        (hour.into(), 2, ':'),
+        (minute.into(), 2, ':'),
+        (second.into(), 2, '.'),
+        (micro, 6, 'Z'),
+    ] {
+        push_digits(&mut text, number, digits);
+        text.push(behind);
+    }
+    text
+}
+
+/// A number with leading zeros. Several times as fast as formatting, and it is done for each row.
+fn push_digits(text: &mut String, number: u32, digits: u32) {
+    for place in (0..digits).rev() {
+        let digit = number / 10_u32.pow(place) % 10;
+        text.push(char::from_digit(digit, 10).unwrap_or('0'));
+    }
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ fn message(route: &Route, changes: &[(&'static str, Value)]) -> Result<Message, 
 
 fn header<'m>(message: &'m Message, name: &str) -> &'m str {
     let mut found = message.headers.iter().filter(|(known, _)| known == name);
-    let value = found.next().map_or("", |(_, value)| value);
+    let value = found.next().map_or("", |(_, value)| &**value);
     assert!(found.next().is_none(), "{name} stands there twice");
     value
 }
@@ -68,6 +68,7 @@ fn a_row_becomes_a_cloud_event() {
     assert_eq!((&*message.id, &*message.subject), (UUID, "orders.order.placed"));
     assert_eq!(&*message.body, br#"{"n": 1}"#);
     assert_eq!(message.position().to_string(), "0-1-7@binlog.000001:99/5");
+    assert_eq!(message.position_text(), message.position().to_string());
     for (name, value) in [
         (header::CE_SPECVERSION, "1.0"),
         (header::CE_SOURCE, "//server/shop.outbox"),

@@ -42,7 +42,7 @@ impl Route {
             table: self.table.clone(),
             subject: "".into(),
             id: header::encode_value(&id).into_owned(),
-            headers: vec![(Cow::Borrowed(header::CE_SOURCE), self.source.clone())],
+            headers: vec![(Cow::Borrowed(header::CE_SOURCE), self.source.clone().into())],
             body,
             poison: Some(Box::new(poison)),
         }

@@ -92,6 +92,7 @@ impl Simulation {
                 retry_max: Duration::from_secs(10),
                 behind_patience: Duration::from_secs(5),
                 seed: 0,
+                traces: None,
             },
             shutdown_deadline: Duration::from_secs(10),
             seed: self.random.random(),

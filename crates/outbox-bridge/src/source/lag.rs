@@ -1,21 +1,22 @@
 //! How far the bridge is behind the end of the log, in bytes: asked for every few seconds over a connection of its own.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use outbox_event::log_file_number;
 use tokio::sync::watch;
 
 use super::connection::{ConnectOptions, Connection, ConnectionError};
-use crate::metrics::BridgeMetrics;
+use crate::{admin::Board, metrics::BridgeMetrics};
 
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Keeps the metric of the lag in bytes for the place that `stored` tells: file and offset up to which everything is
 /// stored, on the server that is read. Never ends; where the server does not answer, the metric stays as it is.
-pub async fn watch_lag(
+pub(crate) async fn watch_lag(
     server: watch::Receiver<ConnectOptions>,
     stored: watch::Receiver<(String, u64)>,
     metrics: BridgeMetrics,
+    board: Board,
 ) {
     let mut server = server;
     let mut connection = None;
@@ -28,7 +29,10 @@ pub async fn watch_lag(
         let (file, offset) = stored.borrow().clone();
         let Some(file) = log_file_number(&file) else { continue };
         match lag(&options, &mut connection, file, offset).await {
-            Ok(bytes) => metrics.lag_bytes.set(bytes as f64),
+            Ok(bytes) => {
+                metrics.lag_bytes.set(bytes as f64);
+                board.note(|notes| notes.log_behind = Some((bytes, SystemTime::now())));
+            }
             Err(error) => {
                 tracing::debug!(%error, "the lag cannot be asked for");
                 connection = None;

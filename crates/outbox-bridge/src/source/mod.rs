@@ -14,7 +14,7 @@ pub(crate) mod table;
 
 pub(crate) use find::{clock_micros, log_place};
 pub(crate) use lag::bytes_behind;
-pub use lag::watch_lag;
+pub(crate) use lag::watch_lag;
 pub use log::{LogError, LogOptions, LogSource, MakeRoutes};
 pub use raw::{EventHeader, HEADER_SIZE, RawEvent};
 pub use servers::RelocateError;

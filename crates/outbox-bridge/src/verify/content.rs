@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_nats::HeaderMap;
+use base64::prelude::{BASE64_URL_SAFE, Engine as _};
 use outbox_event::header;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     backfill::held::{Key, table_of_source},
@@ -12,6 +14,30 @@ use crate::{
 
 /// A hash of a message's content, as far as the row gives it.
 pub(super) type Digest = [u64; 2];
+
+/// A payload, by its SHA-256.
+pub(super) type BodyDigest = [u8; 32];
+
+/// A hash of all of a message's content but the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct HeadDigest([u64; 2]);
+
+impl HeadDigest {
+    pub(super) fn with(self, body: BodyDigest) -> Digest {
+        let (Self([a, b]), [c, d]) = (self, halves_of(body));
+        [a ^ c, b ^ d]
+    }
+}
+
+fn halves_of(body: BodyDigest) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = body;
+    [u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes([i, j, k, l, m, n, o, p])]
+}
+
+/// The digest of an object in an object store, as its description has it (ADR-20).
+pub(super) fn body_of_object(digest: &str) -> Option<BodyDigest> {
+    BASE64_URL_SAFE.decode(digest.strip_prefix("SHA-256=")?).ok()?.try_into().ok()
+}
 
 /// The two halves of a key, which need no alignment of 16 bytes.
 pub(super) fn halves(key: Key) -> [u64; 2] {
@@ -25,7 +51,7 @@ pub(super) fn halves(key: Key) -> [u64; 2] {
 pub(super) struct Content<'a> {
     subject: &'a str,
     headers: BTreeMap<&'a str, &'a str>,
-    body: &'a [u8],
+    body: BodyDigest,
 }
 
 impl<'a> Content<'a> {
@@ -38,15 +64,15 @@ impl<'a> Content<'a> {
             headers.insert(name, plain(name, value));
         }
         headers.remove(header::CE_TIME);
-        Self { subject: message.subject.as_str(), headers, body: &message.body }
+        Self { subject: message.subject.as_str(), headers, body: Sha256::digest(&message.body).into() }
     }
 
     /// What a stored message has, without what the row does not decide.
-    pub(super) fn of_stored(subject: &'a str, headers: &'a HeaderMap, body: &'a [u8]) -> Self {
+    pub(super) fn of_stored(subject: &'a str, headers: &'a HeaderMap, body: BodyDigest) -> Self {
         let given = |name: &str| {
             let lower = name.to_ascii_lowercase();
             let ours = lower.starts_with("outbox-") && !name.starts_with(header::APPLICATION_PREFIX);
-            !ours && !lower.starts_with("nats-") && name != header::CE_TIME
+            !ours && !lower.starts_with("nats-") && name != header::CE_TIME && name != header::DATA_REF
         };
         let mut kept = BTreeMap::new();
         for (name, values) in headers.iter() {
@@ -59,9 +85,14 @@ impl<'a> Content<'a> {
     }
 
     pub(super) fn digest(&self) -> Digest {
-        let mut hash = openssl::sha::Sha256::new();
+        self.without_body().with(self.body)
+    }
+
+    /// The digest of everything else.
+    pub(super) fn without_body(&self) -> HeadDigest {
+        let mut hash = Sha256::new();
         let mut add = |bytes: &[u8]| {
-            hash.update(&bytes.len().to_le_bytes());
+            hash.update(bytes.len().to_le_bytes());
             hash.update(bytes);
         };
         add(self.subject.as_bytes());
@@ -69,11 +100,7 @@ impl<'a> Content<'a> {
             add(name.as_bytes());
             add(value.as_bytes());
         }
-        // No header has an empty name.
-        add(&[]);
-        add(self.body);
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = hash.finish();
-        [u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes([i, j, k, l, m, n, o, p])]
+        HeadDigest(halves_of(hash.finalize().into()))
     }
 
     /// The names of the parts that differ.
@@ -111,7 +138,7 @@ mod tests {
     }
 
     fn digest(subject: &str, headers: &[(&str, &str)], body: &str) -> Digest {
-        Content::of_stored(subject, &stored(headers), body.as_bytes()).digest()
+        Content::of_stored(subject, &stored(headers), Sha256::digest(body.as_bytes()).into()).digest()
     }
 
     #[test]
@@ -132,7 +159,7 @@ mod tests {
     fn every_part_makes_a_difference() {
         let headers = [("ce-id", "1"), ("Outbox-App-ce-id", "y")];
         let all = stored(&headers);
-        let content = Content::of_stored("a", &all, b"{}");
+        let content = Content::of_stored("a", &all, Sha256::digest(b"{}").into());
         type Message<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str, &'a str);
         let others: [Message<'_>; 5] = [
             ("b", &headers, "{}", "subject"),
@@ -143,7 +170,7 @@ mod tests {
         ];
         for (subject, headers, body, part) in others {
             let all = stored(headers);
-            let other = Content::of_stored(subject, &all, body.as_bytes());
+            let other = Content::of_stored(subject, &all, Sha256::digest(body.as_bytes()).into());
             assert_ne!(content.digest(), other.digest(), "{part}");
             assert_eq!(content.differences(&other), [part]);
         }

@@ -5,14 +5,15 @@ use std::{
     hash::{Hash as _, Hasher as _},
 };
 
-use async_nats::jetstream::{self, stream::Stream};
-use outbox_event::{Position, header};
+use async_nats::jetstream::{self, message::StreamMessage, stream::Stream};
+use outbox_event::{DataRef, Position, header};
+use sha2::{Digest as _, Sha256};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
     Finding, Kind, Progress, Request, StreamReport, VerifyError,
     compare::{Differences, Entries, Half, MessageEntry, Part, RowEntry},
-    content::{Content, halves},
+    content::{BodyDigest, Content, HeadDigest, body_of_object, halves},
     report::LISTED_MAX,
 };
 use crate::{
@@ -22,8 +23,8 @@ use crate::{
     cleanup::ROUNDING_MICROS,
     config::Config,
     exit::report,
-    publish::{Letters, WireError},
-    run::{log_options, route_maker},
+    publish::{Letters, WireError, describe_object},
+    run::{log_options, route_maker, routes_parking},
     source::{
         LogSource, Source as _,
         connection::Connection,
@@ -83,6 +84,8 @@ struct Seen {
     last: Option<Position>,
     /// How many the stream ever had.
     ever: u64,
+    /// Messages whose payloads lie elsewhere.
+    offloaded: Vec<(DataRef, HeadDigest, MessageEntry)>,
 }
 
 /// What was found in one part, with the reasons why rows have no message.
@@ -299,9 +302,20 @@ impl<'a> Pass<'a> {
             }
         })
         .await?;
+        for (reference, head, entry) in std::mem::take(&mut seen.offloaded) {
+            // A payload that is gone is none that a row has.
+            let body = self.body_of(&reference).await?.unwrap_or_default();
+            self.entries.add_message(MessageEntry { content: head.with(body), ..entry })?;
+        }
         // Also where the last of them are deleted.
         seen.next = seen.next.max(state.last_sequence + 1);
         full
+    }
+
+    /// What the object store says of a payload that is not in its message.
+    async fn body_of(&self, reference: &DataRef) -> Result<Option<BodyDigest>, VerifyError> {
+        let object = describe_object(self.scope.context, reference).await?;
+        Ok(object.and_then(|object| body_of_object(&object.digest?)))
     }
 
     fn take(
@@ -330,11 +344,19 @@ impl<'a> Pass<'a> {
         if self.part.has(key) {
             let none = async_nats::HeaderMap::new();
             let headers = message.headers.as_ref().unwrap_or(&none);
-            let content = Content::of_stored(message.subject.as_str(), headers, &message.payload).digest();
+            let content = Content::of_stored(
+                message.subject.as_str(),
+                headers,
+                Sha256::digest(&message.payload).into(),
+            );
             let mut position = DefaultHasher::new();
             text.hash(&mut position);
             let position = position.finish();
-            self.entries.add_message(MessageEntry { key, content, position, sequence })?;
+            let entry = |content| MessageEntry { key, content, position, sequence };
+            match header_of(message, header::DATA_REF).parse::<DataRef>() {
+                Ok(reference) => seen.offloaded.push((reference, content.without_body(), entry([0, 0]))),
+                Err(_) => self.entries.add_message(entry(content.digest()))?,
+            }
         }
         Ok(())
     }
@@ -358,7 +380,9 @@ impl<'a> Pass<'a> {
         let mut options = log_options(self.scope.config);
         // Neither the identity of the bridge's dumps nor of a backfill's.
         options.server_id = (options.server_id ^ 0x1000_0000).max(1);
-        let mut source = LogSource::new(options, route_maker(self.scope.config, self.scope.streams));
+        // A row that can be no message stops the bridge, and those behind it are late.
+        let routes = routes_parking(self.scope.config, self.scope.streams, true);
+        let mut source = LogSource::new(options, routes);
         source.locate(&checkpoint.point).await?;
         source
             .read_to_end(&checkpoint.point, |stream, message| {
@@ -439,9 +463,7 @@ impl<'a> Pass<'a> {
                         finding.sequence = Some(sequence);
                         if let Ok(stored) = self.handle.get_raw_message(sequence).await {
                             let expected = Content::of_row(&row.message);
-                            let stored =
-                                Content::of_stored(stored.subject.as_str(), &stored.headers, &stored.payload);
-                            finding.detail = Some(expected.differences(&stored).join(", "));
+                            finding.detail = Some(self.differences(&expected, &stored).await?);
                         }
                     }
                     self.found.list(finding);
@@ -452,6 +474,26 @@ impl<'a> Pass<'a> {
             }
         }
         Ok(())
+    }
+}
+
+impl Pass<'_> {
+    /// In what a stored message differs from what it should be.
+    async fn differences(
+        &self,
+        expected: &Content<'_>,
+        stored: &StreamMessage,
+    ) -> Result<String, VerifyError> {
+        let reference = stored.headers.get_last(header::DATA_REF).map(|value| value.as_str().parse());
+        let body = match reference {
+            Some(Ok(reference)) => match self.body_of(&reference).await? {
+                Some(body) => body,
+                None => return Ok(format!("its payload, {reference}, is gone")),
+            },
+            _ => Sha256::digest(&stored.payload).into(),
+        };
+        let stored = Content::of_stored(stored.subject.as_str(), &stored.headers, body);
+        Ok(expected.differences(&stored).join(", "))
     }
 }
 

@@ -27,6 +27,7 @@ use crate::{
     error::{ConsumerError, ConsumerErrorKind},
     handler::error::report,
     history::History,
+    payload::Payloads,
 };
 
 /// The dead letters of one consumer: list them, replay them, drop them.
@@ -56,6 +57,7 @@ pub struct DeadLetters {
     context: jetstream::Context,
     stream: Stream,
     place: Place,
+    payloads: Payloads,
 }
 
 /// How a letter was not stored.
@@ -95,7 +97,8 @@ impl DeadLetters {
 
     pub(crate) async fn open_place(context: jetstream::Context, place: Place) -> Result<Self, ConsumerError> {
         let stream = place.open(&context).await?;
-        Ok(Self { client: context.client(), context, stream, place })
+        let payloads = Payloads::new(context.clone());
+        Ok(Self { client: context.client(), context, stream, place, payloads })
     }
 
     /// At most `limit` letters after the position `after` (0 to begin), oldest first.
@@ -219,8 +222,10 @@ impl DeadLetters {
     ///
     /// [`ConsumerErrorKind::NoSuchLetter`] if this consumer has none at that position.
     pub async fn discard(&self, position: u64) -> Result<(), ConsumerError> {
-        self.get(position).await?;
-        self.remove(position).await
+        let letter = self.get(position).await?;
+        self.remove(position).await?;
+        self.payloads.forget(&letter.headers).await;
+        Ok(())
     }
 
     pub(crate) async fn remove(&self, position: u64) -> Result<(), ConsumerError> {
@@ -321,6 +326,10 @@ impl DeadLetters {
             );
         }
         Ok(found)
+    }
+
+    pub(crate) fn payloads(&self) -> &Payloads {
+        &self.payloads
     }
 
     pub(crate) fn stream(&self) -> &Stream {

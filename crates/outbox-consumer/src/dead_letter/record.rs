@@ -131,7 +131,7 @@ pub struct DeadLetter {
     pub attempts: Vec<Attempt>,
     /// The original headers.
     pub headers: HeaderMap,
-    /// The original body.
+    /// The original body; empty if the payload lies in an object store, which the header `ce-dataref` names.
     pub body: Bytes,
 }
 

@@ -6,8 +6,9 @@ use std::{
 };
 
 use ::metrics::Gauge;
-use async_nats::{Client, jetstream};
+use async_nats::{Client, HeaderMap, jetstream};
 use bytes::Bytes;
+use outbox_event::header;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::{Instant, sleep, timeout},
@@ -27,6 +28,7 @@ use crate::{
     inbox::Inbox,
     metrics::Metrics,
     partition::Partition,
+    payload::{self, LoadError},
     retry::{Backoff, RetryPolicy},
     shared_state::SharedState,
     trace,
@@ -156,10 +158,42 @@ impl<I: Inbox> Shared<I> {
             Ok(envelope) => envelope,
             Err(error) => return self.bury(message, history, &error.to_string()).await,
         };
+        let payload = match self.payload(message).await {
+            Ok(payload) => payload,
+            Err(LoadError::Gone(text)) => {
+                return self.failed(message, history, HandlerError::transient(text)).await;
+            }
+            Err(LoadError::Away(error)) => {
+                tracing::warn!(error, "the payload is not in the message and cannot be had now: later");
+                return self.later(message, SOON).await;
+            }
+        };
         let attempt = history.count().saturating_add(1);
-        let work = Work { envelope, headers: &message.headers, payload: &message.payload, attempt };
+        let work = Work { envelope, headers: &message.headers, payload: &payload, attempt };
         let attempted = self.engine.attempt(work).await;
         self.settle(message, history, attempted).await
+    }
+
+    /// The payload, wherever it lies.
+    async fn payload(&self, message: &InHand) -> Result<Bytes, LoadError> {
+        match payload::reference(&message.headers) {
+            None => Ok(message.payload.clone()),
+            Some(Ok(reference)) => self.letters.payloads().load(&reference).await,
+            Some(Err(text)) => Err(LoadError::Gone(text)),
+        }
+    }
+
+    /// Gives a letter a payload of its own where the message's may go before the letter does. One that is gone already is
+    /// no reason not to store the letter.
+    async fn keep_payload(&self, message: &InHand, headers: &mut HeaderMap) -> Result<(), LoadError> {
+        let Some(Ok(reference)) = payload::reference(&message.headers) else { return Ok(()) };
+        let subject = self.letters.place().letter(self.address(message));
+        match self.letters.payloads().keep(&reference, &subject).await {
+            Ok(copy) => headers.insert(header::DATA_REF, copy.to_string()),
+            Err(LoadError::Gone(error)) => tracing::warn!(error, "the dead letter has no payload"),
+            Err(away) => return Err(away),
+        }
+        Ok(())
     }
 
     /// What an earlier delivery left: failed attempts, or, as `None`, a dead letter.
@@ -257,8 +291,12 @@ impl<I: Inbox> Shared<I> {
             sequence: message.origin.sequence,
             consumer: &self.letters.place().durable,
         };
-        let headers = record::headers(&message.headers, origin, reason, history, SystemTime::now());
+        let mut headers = record::headers(&message.headers, origin, reason, history, SystemTime::now());
         let mut backoff = Backoff::default();
+        while let Err(error) = self.keep_payload(message, &mut headers).await {
+            tracing::warn!(%error, "the dead letter cannot be stored: again");
+            sleep(backoff.next()).await;
+        }
         loop {
             let stored = self
                 .letters
@@ -299,6 +337,7 @@ impl<I: Inbox> Shared<I> {
             Source::Replay => {
                 self.confirm(message, ack::ACK).await;
                 self.forget_replayed(message).await;
+                self.letters.payloads().forget(&message.headers).await;
             }
         }
         if history.count() > 0 {

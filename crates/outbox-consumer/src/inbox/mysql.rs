@@ -8,6 +8,7 @@ use sqlx::{MySql, MySqlPool, Row as _, Transaction};
 
 use super::sql::{self, BATCH_ROWS_MAX, BEGIN_ATTEMPTS_MAX, Index, TableName};
 use super::{Begun, Inbox, InboxError, InboxErrorKind, InboxKey, check_key};
+use crate::mysql::{self, Transactions};
 
 /// How a clean-up begins: above this level InnoDB would lock the gaps between the records too. Both statements go to
 /// the server at once.
@@ -27,7 +28,8 @@ const DEADLOCK: u16 = 1213;
 ///
 /// An open transaction holds one of the pool's connections, and so does one that waits: the pool needs as many as
 /// messages are handled at a time, and a handler must work with the transaction that it is given, not with another
-/// connection of the same pool. A handler that is dropped while a statement of its own runs may lose the pool that
+/// connection of the same pool. With one more than that the inbox is faster: as long as the pool has a connection for others, it
+/// keeps those of its last messages for a tenth of a second for the next ones, with the transaction begun. A handler that is dropped while a statement of its own runs may lose the pool that
 /// connection (sqlx 0.8), so limit its statements by the database's own settings.
 ///
 /// ```no_run
@@ -53,7 +55,7 @@ const DEADLOCK: u16 = 1213;
 /// The table holds ids as bytes, so that none are equal but the same: `CONVERT(message_id USING utf8mb4)` shows them.
 #[derive(Debug, Clone)]
 pub struct MySqlInbox {
-    pool: MySqlPool,
+    transactions: Transactions,
     table: TableName,
 }
 
@@ -61,7 +63,7 @@ impl MySqlInbox {
     /// An inbox in the table `outbox_inbox` of the database that the pool's connections use.
     #[must_use]
     pub fn new(pool: MySqlPool) -> Self {
-        Self { pool, table: TableName::new(sql::DEFAULT_TABLE, '`') }
+        Self { transactions: Transactions::new(pool), table: TableName::new(sql::DEFAULT_TABLE, '`') }
     }
 
     /// Uses another table, `table` or `database.table`, without quotes. Transactions of the handler must be able to
@@ -93,7 +95,7 @@ impl MySqlInbox {
             sqlx::query(&statement)
                 .bind(&self.table.schema)
                 .bind(&self.table.name)
-                .fetch_all(&self.pool)
+                .fetch_all(self.transactions.pool())
                 .await
         };
         let engines = select("CAST(engine AS CHAR)", "tables", "1").await?;
@@ -149,7 +151,7 @@ impl MySqlInbox {
     /// Does what needs the rights that the inbox needs, without an effect.
     async fn try_rights(&self) -> Result<(), sqlx::Error> {
         let table = &self.table;
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.transactions.pool().begin().await?;
         for statement in [
             format!(
                 "INSERT INTO {table} (consumer, message_id, handled_at) SELECT consumer, message_id, handled_at FROM \
@@ -163,13 +165,30 @@ impl MySqlInbox {
     }
 
     async fn try_begin(&self, key: &InboxKey) -> Result<Begun<Transaction<'static, MySql>>, sqlx::Error> {
+        if let Some(begun) = self.transactions.take() {
+            match self.record(key, begun).await {
+                // That connection was lost meanwhile, perhaps with the server; the pool has others or makes them.
+                Err(err) if sql::kind(&err, kind_of_code) == InboxErrorKind::Unavailable => {
+                    tracing::debug!(error = %err, "a kept connection is of no use any more");
+                }
+                done => return done,
+            }
+        }
+        self.record(key, self.transactions.begin_anew().await?).await
+    }
+
+    /// Inserts a message's record into a transaction in which nothing has happened yet.
+    async fn record(
+        &self,
+        key: &InboxKey,
+        mut transaction: Transaction<'static, MySql>,
+    ) -> Result<Begun<Transaction<'static, MySql>>, sqlx::Error> {
         // A plain insert: `ON DUPLICATE KEY UPDATE` deadlocks as well and cannot tell what it did, since sqlx asks
         // for found rows; `IGNORE` would hide other errors too.
         let statement = format!(
             "INSERT INTO {} (consumer, message_id, handled_at) VALUES (?, ?, UTC_TIMESTAMP(6))",
             self.table
         );
-        let mut transaction = self.pool.begin().await?;
         let inserted = sqlx::query(&statement)
             .bind(key.consumer.as_bytes())
             .bind(key.message_id.as_bytes())
@@ -204,21 +223,14 @@ impl MySqlInbox {
     async fn commit_key(
         &self,
         key: &InboxKey,
-        mut transaction: Transaction<'static, MySql>,
+        transaction: Transaction<'static, MySql>,
     ) -> Result<(), InboxError> {
-        let what = || format!("cannot commit the handling of message `{}`", key.message_id);
-        // A deadlock rolls a transaction back; a handler that goes on all the same writes outside of it.
-        let statement = format!("SELECT 1 FROM {} WHERE consumer = ? AND message_id = ?", self.table);
-        let record = sqlx::query(&statement)
-            .bind(key.consumer.as_bytes())
-            .bind(key.message_id.as_bytes())
-            .fetch_optional(&mut *transaction)
-            .await
-            .map_err(|err| self.error(&what(), err))?;
-        if record.is_none() {
-            return Err(sql::lost_record(key));
-        }
-        transaction.commit().await.map_err(|err| self.error(&what(), err))
+        self.transactions.commit(transaction).await.map_err(|err| {
+            if mysql::is_lost(&err) {
+                return sql::lost_record(key);
+            }
+            self.error(&format!("cannot commit the handling of message `{}`", key.message_id), err)
+        })
     }
 
     /// Removes a batch of old records; gives how many were found, and how many of them removed.
@@ -233,7 +245,7 @@ impl MySqlInbox {
     ) -> Result<(usize, u64), sqlx::Error> {
         const OLD: &str = "consumer = ? AND handled_at < UTC_TIMESTAMP(6) - INTERVAL ? MICROSECOND";
         let age = i64::try_from(sql::reckonable(age).as_micros()).unwrap_or(i64::MAX);
-        let mut transaction = self.pool.begin_with(BEGIN_CLEAN_UP).await?;
+        let mut transaction = self.transactions.pool().begin_with(BEGIN_CLEAN_UP).await?;
         let search = format!("SELECT message_id FROM {} WHERE {OLD} ORDER BY handled_at LIMIT ?", self.table);
         let search = sqlx::query_scalar(&search).bind(consumer.as_bytes()).bind(age).bind(limit);
         let found: Vec<Vec<u8>> = search.fetch_all(&mut *transaction).await?;
@@ -294,7 +306,7 @@ impl Inbox for MySqlInbox {
         let mut problems = self.examine().await.map_err(|err| self.error(EXAMINING, err))?;
         if problems.is_none() {
             let definition = self.definition();
-            sqlx::raw_sql(&definition).execute(&self.pool).await.map_err(|err| {
+            sqlx::raw_sql(&definition).execute(self.transactions.pool()).await.map_err(|err| {
                 let kind = sql::kind(&err, kind_of_code);
                 let message = format!(
                     "the inbox's table {table} is not there, or not for this user, and cannot be made; an administrator is to \

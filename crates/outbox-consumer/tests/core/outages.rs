@@ -33,7 +33,10 @@ async fn nats_is_killed_under_load() -> Result<()> {
     for count in [200, 700] {
         world.until_effects(count).await?;
         world.server.kill().await?;
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        eventually("the loss to be noticed", PATIENCE, async || {
+            Ok((world.client.connection_state() != async_nats::connection::State::Connected).then_some(()))
+        })
+        .await?;
         world.server.start().await?;
     }
     let effects = world.until_effects(2000).await?;
@@ -96,8 +99,11 @@ async fn a_handler_that_fails_since_the_inbox_is_away_burns_no_attempt() -> Resu
         )
         .with_state(state);
     let running = world.start(world.builder(), router).await?;
-    eventually("a call", PATIENCE, async || Ok((calls.load(Ordering::SeqCst) > 0).then_some(()))).await?;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // The call, a look whether the inbox is there, and another one after a pause.
+    eventually("the outage to be noticed", PATIENCE, async || {
+        Ok((inbox.refusals.load(Ordering::SeqCst) > 1).then_some(()))
+    })
+    .await?;
     inbox.set_away(false);
     assert_eq!(world.until_effects(1).await?, ["attempt 1"]);
     running.stop().await

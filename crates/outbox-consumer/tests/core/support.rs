@@ -33,6 +33,8 @@ pub(crate) struct TestInbox {
     committed: Arc<Mutex<Committed>>,
     locks: Arc<Mutex<HashMap<InboxKey, Arc<tokio::sync::Mutex<()>>>>>,
     away: Arc<AtomicBool>,
+    /// How often it was asked while it was away.
+    pub(crate) refusals: Arc<AtomicU32>,
     /// So many commits happen, but say that they failed.
     pub(crate) doubtful_commits: Arc<AtomicU32>,
 }
@@ -60,6 +62,7 @@ impl TestInbox {
 
     fn check(&self) -> Result<(), InboxError> {
         if self.away.load(Ordering::SeqCst) {
+            self.refusals.fetch_add(1, Ordering::SeqCst);
             return Err(InboxError::new(InboxErrorKind::Unavailable, "the test's inbox is away", None));
         }
         Ok(())

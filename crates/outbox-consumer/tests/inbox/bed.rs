@@ -23,6 +23,8 @@ pub(crate) trait Bed: Sized + Send + Sync {
     /// A setting or statement for all new sessions: give up waiting for a lock after a second.
     const SHORT_LOCK_WAIT: &'static str;
     const READ_ONLY: &'static str;
+    /// Counts the transactions that wait for a lock.
+    const WAITING: &'static str;
     /// How many records were read so far: by this session, or in Postgres from the inbox's table by all.
     async fn rows_read(inbox: &Self::Inbox) -> Result<i64>;
 
@@ -48,6 +50,9 @@ pub(crate) trait Bed: Sized + Send + Sync {
     -> Result<(), sqlx::Error>;
     /// A statement outside of transactions, on a connection of the inbox's pool.
     async fn run_in_pool(&self, inbox: &Self::Inbox, sql: &str) -> Result<()>;
+
+    /// How many transactions wait for a lock.
+    async fn waiting(inbox: &Self::Inbox) -> Result<i64>;
 
     /// An inbox with enough connections, made ready.
     async fn inbox(&self) -> Result<Self::Inbox> {
@@ -107,11 +112,23 @@ impl<const MARIADB: bool> Bed for MySqlBed<MARIADB> {
     const DAY_OLDER: &'static str = "handled_at = handled_at - INTERVAL 1 DAY";
     const SHORT_LOCK_WAIT: &'static str = "SET GLOBAL innodb_lock_wait_timeout = 1";
     const READ_ONLY: &'static str = "SET GLOBAL read_only = ON";
+    // Not INNODB_TRX, which shows nothing new as long as it is asked every now and then.
+    const WAITING: &'static str = if MARIADB {
+        "SELECT CAST(VARIABLE_VALUE AS SIGNED) FROM information_schema.GLOBAL_STATUS \
+         WHERE VARIABLE_NAME = 'INNODB_ROW_LOCK_CURRENT_WAITS'"
+    } else {
+        "SELECT CAST(VARIABLE_VALUE AS SIGNED) FROM performance_schema.global_status \
+         WHERE VARIABLE_NAME = 'Innodb_row_lock_current_waits'"
+    };
 
     async fn rows_read(inbox: &Self::Inbox) -> Result<i64> {
         let rows: Vec<(String, String)> =
             sqlx::query_as("SHOW SESSION STATUS LIKE 'Handler_read%'").fetch_all(&inbox.pool).await?;
         Ok(rows.iter().filter_map(|(_, value)| value.parse::<i64>().ok()).sum())
+    }
+
+    async fn waiting(inbox: &Self::Inbox) -> Result<i64> {
+        Ok(sqlx::query_scalar(Self::WAITING).fetch_one(&inbox.pool).await?)
     }
 
     async fn start() -> Result<Self> {
@@ -208,12 +225,17 @@ impl Bed for PostgresBed {
     const DAY_OLDER: &'static str = "handled_at = handled_at - interval '1 day'";
     const SHORT_LOCK_WAIT: &'static str = "ALTER DATABASE postgres SET lock_timeout = '1s'";
     const READ_ONLY: &'static str = "ALTER DATABASE postgres SET default_transaction_read_only = on";
+    const WAITING: &'static str = "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
 
     async fn rows_read(inbox: &Self::Inbox) -> Result<i64> {
         sqlx::query("SELECT pg_stat_force_next_flush()").execute(&inbox.pool).await?;
         let read = "SELECT (seq_tup_read + COALESCE(idx_tup_fetch, 0))::int8 FROM pg_stat_user_tables \
              WHERE relname = 'outbox_inbox'";
         Ok(sqlx::query_scalar(read).fetch_one(&inbox.pool).await?)
+    }
+
+    async fn waiting(inbox: &Self::Inbox) -> Result<i64> {
+        Ok(sqlx::query_scalar(Self::WAITING).fetch_one(&inbox.pool).await?)
     }
 
     async fn start() -> Result<Self> {

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use outbox_consumer::inbox::{Begun, Inbox as _, InboxErrorKind};
+use testbed::eventually;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::bed::Bed;
 use crate::{begin, for_each_database, is_duplicate, key, key_of, refusal};
 
+const PATIENCE: Duration = Duration::from_secs(20);
 const TASKS: usize = 32;
 const DELIVERIES_PER_TASK: usize = 200;
 
@@ -107,7 +109,7 @@ async fn a_waiting_duplicate_holds_up_no_other_message<B: Bed + 'static>() -> Re
         let inbox = inbox.clone();
         async move { is_duplicate(&inbox, &key("m")).await }
     });
-    sleep(Duration::from_millis(300)).await;
+    eventually("it to wait", PATIENCE, async || Ok((B::waiting(&inbox).await? > 0).then_some(()))).await?;
     assert!(!waiting.is_finished(), "it waits");
     for other in ["a", "l", "m ", "z"] {
         let other = key(other);

@@ -5,6 +5,7 @@
 mod bed;
 mod concurrency;
 mod faults;
+mod kept;
 mod kv;
 mod memory;
 mod suite;
@@ -60,3 +61,20 @@ macro_rules! for_each_database {
     };
 }
 use for_each_database;
+
+/// Runs tests that are of MySQL alone for MySQL and MariaDB.
+macro_rules! for_each_mysql {
+    ($($test:ident),* $(,)?) => {
+        for_each_mysql!(@ mysql, false, $($test)*);
+        for_each_mysql!(@ mariadb, true, $($test)*);
+    };
+    (@ $name:ident, $mariadb:literal, $($test:ident)*) => {
+        mod $name {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() -> anyhow::Result<()> {
+                super::$test::<$mariadb>().await
+            })*
+        }
+    };
+}
+use for_each_mysql;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use outbox_consumer::inbox::{Begun, Inbox as _, InboxErrorKind, MemoryInbox};
+use testbed::eventually;
 use tokio::time::timeout;
 
 use crate::{begin, is_duplicate, key, key_of, refusal};
@@ -14,18 +15,15 @@ async fn a_waiting_duplicate_learns_how_the_first_ended() -> Result<()> {
     inbox.prepare().await?;
     for commit in [false, true] {
         let transaction = begin(&inbox, &key("1")).await?;
-        let waiting = tokio::spawn({
-            let inbox = inbox.clone();
-            async move { is_duplicate(&inbox, &key("1")).await }
-        });
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        assert!(!waiting.is_finished(), "it waits");
+        let key_1 = key("1");
+        let mut waiting = std::pin::pin!(is_duplicate(&inbox, &key_1));
+        assert!(timeout(Duration::ZERO, waiting.as_mut()).await.is_err(), "it waits");
         if commit {
             inbox.commit(&key("1"), transaction).await?;
         } else {
             drop(transaction);
         }
-        assert_eq!(waiting.await??, commit);
+        assert_eq!(waiting.await?, commit);
     }
     Ok(())
 }
@@ -53,8 +51,10 @@ async fn clean_up_removes_old_records_of_one_consumer() -> Result<()> {
     }
     let _open = begin(&inbox, &key("open")).await?;
     assert_eq!(inbox.clean_up("stock", Duration::from_secs(3600), 10).await?, 0);
-    tokio::time::sleep(Duration::from_millis(2)).await;
-    assert_eq!(inbox.clean_up("stock", Duration::ZERO, 1).await?, 1);
+    eventually("a record to be older than nothing", Duration::from_secs(5), async || {
+        Ok((inbox.clean_up("stock", Duration::ZERO, 1).await? == 1).then_some(()))
+    })
+    .await?;
     assert_eq!(inbox.clean_up("stock", Duration::ZERO, 10).await?, 1);
     assert!(is_duplicate(&inbox, &key_of("mail", "1")).await?);
     assert_eq!(inbox.len(), 2);

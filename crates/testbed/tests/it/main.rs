@@ -1,5 +1,6 @@
 //! The testbed against the real servers.
 
+mod browser;
 mod mysql;
 mod nats;
 mod postgres;

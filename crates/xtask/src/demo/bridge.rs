@@ -1,18 +1,17 @@
 //! The bridge's own binary as a child process.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use testbed::request;
 
 use super::process::{Process, Program};
 use super::setup::{World, say};
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
-const REQUEST_LIMIT: Duration = Duration::from_secs(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A running bridge; killed when dropped.
@@ -20,9 +19,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 pub(super) struct Bridge(Process);
 
 impl Bridge {
-    /// Starts it and waits until it is ready.
-    pub(super) async fn start(path: &Path, world: &World) -> Result<Self> {
-        say("outbox-bridge run");
+    /// Starts the shop's and waits until it is ready.
+    pub(super) async fn of_shop(path: &Path, world: &World) -> Result<Self> {
         let program = Program {
             name: "outbox-bridge",
             path: path.to_owned(),
@@ -30,8 +28,14 @@ impl Bridge {
             variables: Vec::new(),
             folder: world.folder.path().to_owned(),
         };
+        Self::start(program, world.admin.address()).await
+    }
+
+    /// Starts one whose admin endpoint is at `admin`, and waits until it is ready.
+    pub(super) async fn start(program: Program, admin: SocketAddr) -> Result<Self> {
+        say("outbox-bridge run");
         let mut bridge = Self(Process::start(program)?);
-        if let Err(error) = bridge.await_ready(world).await {
+        if let Err(error) = bridge.await_ready(admin).await {
             return Err(error.context(format!("the bridge's log ends:\n{}", bridge.log())));
         }
         Ok(bridge)
@@ -42,14 +46,12 @@ impl Bridge {
         self.0.kill_and_start_again().await
     }
 
-    async fn await_ready(&mut self, world: &World) -> Result<()> {
+    async fn await_ready(&mut self, admin: SocketAddr) -> Result<()> {
         let deadline = tokio::time::Instant::now() + READY_LIMIT;
         loop {
             self.0.check_running()?;
-            let answer = tokio::time::timeout(REQUEST_LIMIT, readyz(world.admin.address())).await;
-            let answer = answer.unwrap_or_else(|_| bail!("no answer"));
-            match answer {
-                Ok(answer) if answer.starts_with("HTTP/1.1 200") => return Ok(()),
+            match request(admin, "GET", "/readyz", &[], None).await {
+                Ok((200, _)) => return Ok(()),
                 answer if tokio::time::Instant::now() > deadline => {
                     bail!("the bridge is not ready after {READY_LIMIT:?}; /readyz says: {answer:?}");
                 }
@@ -72,13 +74,4 @@ impl Bridge {
     pub(super) fn log(&self) -> String {
         self.0.log()
     }
-}
-
-async fn readyz(address: std::net::SocketAddr) -> Result<String> {
-    let mut connection = TcpStream::connect(address).await?;
-    let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    connection.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await?;
-    Ok(answer)
 }

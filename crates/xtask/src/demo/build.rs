@@ -10,12 +10,30 @@ use tokio::process::Command;
 
 use crate::stage::{cargo, repository};
 
+/// The example services that the demo runs.
+pub(super) const SERVICES: [&str; 7] = [
+    "loyalty-points",
+    "ship-orders",
+    "order-service",
+    "inventory-service",
+    "payment-service",
+    "order-saga",
+    "order-tcc",
+];
+
 /// Where the programs are.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     pub(crate) bridge: PathBuf,
     pub(super) loyalty_points: PathBuf,
     pub(super) ship_orders: PathBuf,
+    pub(super) order_service: PathBuf,
+    pub(super) inventory_service: PathBuf,
+    pub(super) payment_service: PathBuf,
+    pub(super) saga_orders: PathBuf,
+    pub(super) saga_inventory: PathBuf,
+    pub(super) saga_payments: PathBuf,
+    pub(super) order_tcc: PathBuf,
     /// The fault injection, where it was built with them.
     pub(crate) chaos: Option<PathBuf>,
 }
@@ -35,6 +53,13 @@ impl Programs {
             bridge: bridge.map_or_else(|| find("outbox-bridge"), |bridge| Ok(bridge.to_owned()))?,
             loyalty_points: find("loyalty-points")?,
             ship_orders: find("ship-orders")?,
+            order_service: find("order-service")?,
+            inventory_service: find("inventory-service")?,
+            payment_service: find("payment-service")?,
+            saga_orders: find("saga-orders")?,
+            saga_inventory: find("saga-inventory")?,
+            saga_payments: find("saga-payments")?,
+            order_tcc: find("order-tcc")?,
             chaos: built.get("outbox-chaos").cloned(),
         })
     }

@@ -1,16 +1,19 @@
-//! `cargo xtask demo`: a shop that writes orders, a bridge, a reader who sees every committed event arrive, and two
-//! services that handle them.
+//! `cargo xtask demo`: first three services that carry orders through a flow; then a shop that writes orders, a bridge, a reader
+//! who sees every committed event arrive, and two services that handle them.
 //!
 //! Everything is real: the servers, the bridge's own binary, and its own `init` and `check` for the set-up. At the end
 //! the stream and what the services did are compared with the outbox table. Nothing is left behind, however the demo ends.
 
 mod bridge;
 mod build;
+mod flow;
 mod orders;
 mod process;
+mod saga;
 mod services;
 mod setup;
 mod show;
+mod tcc;
 mod verdict;
 
 use std::collections::{HashMap, HashSet};
@@ -116,14 +119,20 @@ async fn prepare(options: &Options) -> Result<(Programs, World, Bridge)> {
     let programs = match &options.programs {
         Some(programs) => programs.clone(),
         None => {
-            let mut selection = vec!["--package=loyalty-points", "--package=ship-orders", "--bins"];
+            let services = build::SERVICES.map(|service| format!("--package={service}"));
+            let mut selection: Vec<&str> = services.iter().map(String::as_str).collect();
+            selection.push("--bins");
             selection.extend(options.bridge.is_none().then_some("--package=outbox-bridge"));
             selection.extend(options.release.then_some("--release"));
             Programs::build(&selection, options.bridge.as_deref()).await?
         }
     };
-    let world = World::start(options.flavour(), &programs.bridge).await?;
-    let bridge = Bridge::start(&programs.bridge, &world).await?;
+    let world = World::start(options.flavour()).await?;
+    Box::pin(flow::show(&programs, &world, options.kill_every.is_some())).await.context("the order flow")?;
+    Box::pin(saga::show(&programs, &world)).await.context("the orders as sagas")?;
+    Box::pin(tcc::show(&programs, &world)).await.context("the orders by TCC")?;
+    world.set_up_shop(&programs.bridge).await?;
+    let bridge = Bridge::of_shop(&programs.bridge, &world).await?;
     Ok((programs, world, bridge))
 }
 

@@ -19,8 +19,9 @@ pub(super) const STREAM: &str = "ORDERS";
 /// The stream of the services' dead letters.
 pub(super) const DEAD_LETTERS: &str = "DEAD_LETTERS";
 const USER: &str = "bridge";
-/// Who owns the schema, and creates the outbox table.
-const OWNER: &str = "shop";
+/// Who owns the schemas, and creates the outbox tables.
+const OWNER: &str = "owner";
+const SOURCE_URL: &str = "OUTBOX_BRIDGE__SOURCE__URL";
 
 /// Everything that the bridge needs; it ends with this value.
 #[derive(Debug)]
@@ -34,8 +35,8 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Starts the servers and sets up what the bridge asks for, by its own word.
-    pub(super) async fn start(flavour: Flavour, program: &Path) -> Result<Self> {
+    /// Starts the servers.
+    pub(super) async fn start(flavour: Flavour) -> Result<Self> {
         say("starting the servers");
         let mysql = MySql::builder_of(flavour).start().await?;
         let nats = Nats::builder().start().await?;
@@ -45,53 +46,49 @@ impl World {
         let folder = tempfile::Builder::new().prefix("outbox-bridge-demo-").tempdir()?;
         let password = Uuid::new_v4().to_string();
         let world = Self { mysql, nats, jetstream, admin: Port::reserve()?, folder, password };
-        world.set_up(program).await?;
+        std::fs::write(world.folder.path().join("mysql-password"), &world.password)?;
+        let owner = format!("CREATE USER '{OWNER}'@'%' IDENTIFIED BY '{}'", world.password);
+        world.mysql.exec(&owner).await?;
         Ok(world)
     }
 
-    async fn set_up(&self, program: &Path) -> Result<()> {
-        let password = &self.password;
-        std::fs::write(self.folder.path().join("mysql-password"), password)?;
+    /// The shop, and what the bridge asks for.
+    pub(super) async fn set_up_shop(&self, program: &Path) -> Result<()> {
         std::fs::write(self.configuration(), self.configuration_text())?;
         say(&format!("configuration {}:\n\n{}", self.configuration().display(), self.configuration_text()));
+        self.mysql.exec("CREATE DATABASE shop CHARACTER SET utf8mb4").await?;
+        self.mysql.exec(orders::TABLE).await?;
+        self.set_up(program, &self.configuration(), &[], &["shop".to_owned()]).await
+    }
 
+    /// Creates what a bridge with this configuration asks for, its outbox tables as the owner of `schemas`.
+    pub(super) async fn set_up(
+        &self,
+        program: &Path,
+        configuration: &Path,
+        variables: &[(&str, String)],
+        schemas: &[String],
+    ) -> Result<()> {
         let dialect = match self.mysql.flavour() {
             Flavour::MySql => "mysql",
             Flavour::MariaDb => "mariadb",
         };
-        self.mysql.exec("CREATE DATABASE shop CHARACTER SET utf8mb4").await?;
-        self.mysql.exec(orders::TABLE).await?;
-        self.mysql.create_user(OWNER, password, "ALL ON shop.*").await?;
-        let owner = [("OUTBOX_BRIDGE__SOURCE__URL", self.mysql.url(OWNER))];
-        self.bridge(program, &["init", "--apply", "--dialect", dialect], &owner)?;
-        let grants = self.bridge(program, &["init", "--print", "grants", "--dialect", dialect], &[])?;
-        self.mysql.exec(&grants.replace("<password>", password)).await?;
+        let bridge = |arguments: &[&str], variables: &[(&str, String)]| {
+            run(program, configuration, arguments, variables)
+        };
+        for schema in schemas {
+            self.mysql.exec(&format!("GRANT ALL ON {schema}.* TO '{OWNER}'@'%'")).await?;
+        }
+        let mut owner = variables.to_vec();
+        owner.retain(|(name, _)| *name != SOURCE_URL);
+        owner.push((SOURCE_URL, self.mysql.url(OWNER)));
+        bridge(&["init", "--apply", "--dialect", dialect], &owner)?;
+        let grants = bridge(&["init", "--print", "grants", "--dialect", dialect], variables)?;
+        self.mysql.exec(&grants.replace("<password>", &self.password)).await?;
 
-        let findings = self.bridge(program, &["check"], &[])?;
+        let findings = bridge(&["check"], variables)?;
         findings.lines().filter(|line| !line.is_empty()).for_each(|line| eprintln!("      {line}"));
         Ok(())
-    }
-
-    /// Runs the bridge's program with the configuration, changed by `variables`, and returns what it prints.
-    fn bridge(&self, program: &Path, arguments: &[&str], variables: &[(&str, String)]) -> Result<String> {
-        let set: String = variables.iter().map(|(name, value)| format!("{name}={value} ")).collect();
-        let shown = format!("{set}outbox-bridge {}", arguments.join(" "));
-        say(&shown);
-        let output = Command::new(program)
-            .args(arguments)
-            .arg("--config")
-            .arg(self.configuration())
-            .envs(variables.iter().map(|(name, value)| (name, value)))
-            .output()
-            .with_context(|| format!("cannot run {}", program.display()))?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(
-            output.status.success(),
-            "`{shown}` ended with {}:\n{text}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(text)
     }
 
     /// Creates the schema of a service, and a user of the same name who may do anything there.
@@ -164,4 +161,31 @@ impl World {
 /// A line about what is done, on standard error: standard output is for events.
 pub(super) fn say(text: &str) {
     eprintln!("demo: {text}");
+}
+
+/// Runs the bridge's program with a configuration, changed by `variables`, and returns what it prints.
+fn run(
+    program: &Path,
+    configuration: &Path,
+    arguments: &[&str],
+    variables: &[(&str, String)],
+) -> Result<String> {
+    let set: String = variables.iter().map(|(name, value)| format!("{name}={value} ")).collect();
+    let shown = format!("{set}outbox-bridge {}", arguments.join(" "));
+    say(&shown);
+    let output = Command::new(program)
+        .args(arguments)
+        .arg("--config")
+        .arg(configuration)
+        .envs(variables.iter().map(|(name, value)| (name, value)))
+        .output()
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success(),
+        "`{shown}` ended with {}:\n{text}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(text)
 }

@@ -3,6 +3,8 @@
 //! A probe asks a server and hands what it learnt to pure functions that judge it. A probe that fails is a finding, and
 //! the others go on, so that one run shows all there is to do.
 
+mod claim_check;
+mod instances;
 mod letters;
 pub(super) mod nats;
 pub(super) mod permissions;
@@ -16,6 +18,7 @@ use std::fmt;
 
 use super::{block_on, print_out};
 use crate::config::Config;
+use crate::diagnosis::Code;
 use crate::exit::Exit;
 
 /// How bad a finding is; the worst decides the exit code.
@@ -59,6 +62,22 @@ impl Finding {
     }
 }
 
+impl Finding {
+    /// What errors of this kind are called, unless the problem is an error's text with a code of its own.
+    fn code(&self) -> Option<Code> {
+        if self.severity < Severity::Unavailable || self.problem.contains("[OB-") {
+            return None;
+        }
+        Some(match self.subject.split(' ').next() {
+            Some("table") => Code::CHECK_TABLE,
+            Some("stream") => Code::CHECK_STREAM,
+            Some("nats" | "object") => Code::CHECK_NATS,
+            Some("bucket") => Code::CHECK_PROGRESS,
+            _ => Code::CHECK_SOURCE,
+        })
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = match self.severity {
@@ -67,6 +86,9 @@ impl fmt::Display for Finding {
             Severity::Unavailable | Severity::Error => "ERROR",
         };
         write!(f, "{word:8} {}: {}", self.subject, self.problem)?;
+        if let Some(code) = self.code() {
+            write!(f, " [{code}]")?;
+        }
         if self.remedy.is_empty() { Ok(()) } else { write!(f, "\n         -> {}", self.remedy) }
     }
 }
@@ -139,7 +161,7 @@ mod tests {
         assert_eq!(exit(&[of(Severity::Error), of(Severity::Unavailable)]), Exit::Configuration);
         assert_eq!(
             render(&[note, of(Severity::Error)]),
-            "ok       nats: connected\nERROR    stream S: does not exist\n         -> create it\n\n1 error, 0 warnings\n"
+            "ok       nats: connected\nERROR    stream S: does not exist [OB-7004]\n         -> create it\n\n1 error, 0 warnings\n"
         );
     }
 }

@@ -78,6 +78,7 @@ pub(super) async fn probe(config: &Config) -> Target {
         }
     }
     target.findings.extend(super::letters::probe(&client, &jetstream, &complaints, config).await);
+    target.findings.extend(super::claim_check::probe(&client, &jetstream, &complaints, config).await);
     let complete = existing.len() == configured;
     target.progress = progress::probe(&client, &jetstream, &complaints, config, &existing, complete).await;
     target

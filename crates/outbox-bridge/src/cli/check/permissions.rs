@@ -16,7 +16,7 @@ use crate::config::Nats;
 use crate::nats::{self, NatsError};
 
 /// How long an answer may take. A forbidden request is never answered, but the server complains of it at once.
-pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+pub(in crate::cli) const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the server complained of since the connection was made: it does not answer what is forbidden, it only says so.
 #[derive(Debug, Clone)]
@@ -48,7 +48,7 @@ impl Complaints {
     }
 
     /// All of it, to stand behind a problem; empty if there is none.
-    pub(super) fn all(&self) -> String {
+    pub(in crate::cli) fn all(&self) -> String {
         let complaints = self.0.borrow();
         if complaints.is_empty() {
             String::new()

@@ -5,6 +5,7 @@ use async_nats::jetstream::{Context, ErrorCode};
 use serde_json::json;
 use tokio::sync::watch;
 
+use super::instances;
 use super::nats::unreadable;
 use super::permissions::{self, Complaints};
 use super::{Finding, Severity};
@@ -49,6 +50,7 @@ pub(super) async fn probe(
     let checkpoint = match checkpoint(client, jetstream, complaints, config).await {
         Ok((checkpoint, finding)) => {
             progress.findings.push(finding);
+            progress.findings.extend(instances::probe(client, jetstream, complaints, config).await);
             Some(checkpoint)
         }
         Err(finding) => {
@@ -141,10 +143,8 @@ async fn checkpoint(
         }
         Err(error) => return Err(unreadable(subject, &stream, &error, complaints)),
     }
-    let prefix =
-        config.nats.jetstream_domain.as_ref().map(|domain| format!("$JS.{domain}.API.")).unwrap_or_default();
     for key in [&config.name, &lease_key(&config.name)] {
-        let key = format!("{prefix}$KV.{bucket}.{key}");
+        let key = kv_subject(config, key);
         if let Some(finding) = permissions::publish(client, complaints, &stream, &key).await {
             return Err(Finding { subject, ..finding });
         }
@@ -181,15 +181,22 @@ async fn checkpoint(
     }
 }
 
+/// Where a key of the bucket is written.
+pub(super) fn kv_subject(config: &Config, key: &str) -> String {
+    let prefix =
+        config.nats.jetstream_domain.as_ref().map(|domain| format!("$JS.{domain}.API.")).unwrap_or_default();
+    format!("{prefix}$KV.{}.{key}", config.checkpoint.bucket)
+}
+
 async fn read_lease(jetstream: &Context, config: &Config) -> Result<(), CheckpointError> {
-    let unavailable = |error: &dyn std::error::Error| CheckpointError::Unavailable(report(error));
+    let unavailable = |error: &(dyn std::error::Error + 'static)| CheckpointError::Unavailable(report(error));
     let bucket =
         jetstream.get_key_value(&config.checkpoint.bucket).await.map_err(|error| unavailable(&error))?;
     bucket.entry(lease_key(&config.name)).await.map(drop).map_err(|error| unavailable(&error))
 }
 
 /// Asks for a stream in a way that cannot be granted: the name in the subject is not that in the request.
-async fn may_create(
+pub(super) async fn may_create(
     jetstream: &Context,
     complaints: &Complaints,
     stream: &str,

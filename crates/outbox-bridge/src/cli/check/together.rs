@@ -11,7 +11,7 @@ use crate::source::gtid::GtidSet;
 /// Compares the source with the streams.
 pub(super) fn assess(config: &Config, source: &Source, target: &Target) -> Vec<Finding> {
     let mut findings: Vec<Finding> =
-        source.payloads.iter().filter_map(|payload| too_large(payload, target)).collect();
+        source.payloads.iter().filter_map(|payload| too_large(config, payload, target)).collect();
     if config.publish.message_id {
         findings.extend(equal_ids(&source.numbered));
     }
@@ -21,9 +21,9 @@ pub(super) fn assess(config: &Config, source: &Source, target: &Target) -> Vec<F
     findings
 }
 
-fn too_large(payload: &Payload, target: &Target) -> Option<Finding> {
+fn too_large(config: &Config, payload: &Payload, target: &Target) -> Option<Finding> {
     let limit = target.limits.get(&payload.stream)?;
-    if payload.bytes_max <= limit.bytes {
+    if payload.bytes_max <= limit.bytes || config.claim_check.is_some() {
         return None;
     }
     let problem = format!(
@@ -34,7 +34,7 @@ fn too_large(payload: &Payload, target: &Target) -> Option<Finding> {
         limit.setting
     );
     let remedy = format!(
-        "raise {}, use a smaller type, or let the table refuse larger rows: CHECK (LENGTH(…) < {})",
+        "set claim_check.bucket, raise {}, use a smaller type, or let the table refuse larger rows: CHECK (LENGTH(…) < {})",
         limit.setting, limit.bytes
     );
     Some(Finding::new(Severity::Warning, format!("table {}", payload.table), problem, remedy))
@@ -105,8 +105,9 @@ fn misplaced(config: &Config, log: &Log, start: &Start) -> Option<Finding> {
             if log.files.is_empty() || log.files.contains(&point.file) {
                 return None;
             }
-            let remedy = "bring the log back from a backup or a replica, or publish what is missing from the outbox table itself; to \
-                          go on without it, delete the checkpoint and set source.start; and keep the log for longer";
+            let remedy = "run `outbox-bridge backfill`, which publishes from the outbox table what the streams do not hold, or bring the \
+                          log back from a backup or a replica; to go on without it, delete the checkpoint and set source.start; and \
+                          keep the log for longer";
             error(format!("has no log file {} any more, where the bridge must go on", point.file), remedy)
         }
     }
@@ -128,13 +129,20 @@ mod tests {
             column: "payload (json)".to_owned(),
             bytes_max,
         };
+        let without = config("");
         let limit = Limit { bytes: 1 << 20, setting: "max_payload of nats-server".to_owned() };
         let target = Target { limits: [("ORDERS".to_owned(), limit)].into(), ..Target::default() };
-        assert_eq!(too_large(&payload(65_535), &target), None);
-        let finding = too_large(&payload(1 << 26), &target).expect("a finding");
+        assert_eq!(too_large(&without, &payload(65_535), &target), None);
+        let finding = too_large(&without, &payload(1 << 26), &target).expect("a finding");
         assert!(finding.problem.contains("67108864 bytes (64 MiB)"), "{finding}");
         assert!(finding.problem.contains("1048576 bytes (1 MiB) (max_payload"), "{finding}");
-        assert_eq!(too_large(&payload(1 << 26), &Target::default()), None, "the stream's limit is not known");
+        assert_eq!(
+            too_large(&without, &payload(1 << 26), &Target::default()),
+            None,
+            "the stream's limit is not known"
+        );
+        let with = config("[claim_check]\nbucket = \"PAYLOADS\"\n");
+        assert_eq!(too_large(&with, &payload(1 << 26), &target), None, "it goes elsewhere");
         assert_eq!(readable(1_500_000_000), "1500000000 bytes (1.3 GiB)");
         assert_eq!(readable(1000), "1000 bytes");
     }

@@ -18,7 +18,7 @@ use crate::run;
 
 /// Why nothing is replayed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StartError {
+pub(crate) enum StartError {
     #[error(transparent)]
     StandIn(#[from] StandInError),
     #[error("the lease was lost; see that no bridge runs, and replay again")]

@@ -1,14 +1,19 @@
 //! The outbox table and the least grants, as SQL.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::Dialect;
 use crate::config::{Columns, Config, HeadersColumn, Outbox, quote_identifier};
 
-/// `CREATE TABLE` for every outbox.
+/// Every schema and every outbox, as whoever owns them creates them.
 pub(super) fn tables(config: &Config) -> String {
-    let statements: Vec<String> = config.outboxes.iter().map(table).collect();
-    statements.join("\n")
+    let schemas: BTreeSet<_> = config.outboxes.iter().map(|outbox| &outbox.table.schema).collect();
+    let schemas = schemas
+        .into_iter()
+        .map(|name| format!("CREATE DATABASE IF NOT EXISTS {};\n", quote_identifier(name)));
+    let tables: Vec<String> = config.outboxes.iter().map(table).collect();
+    schemas.collect::<String>() + &tables.join("\n")
 }
 
 pub(super) fn table(outbox: &Outbox) -> String {
@@ -98,6 +103,7 @@ mod tests {
     fn the_table_of_the_design() {
         let text = tables(&config(""));
         let expected = "\
+CREATE DATABASE IF NOT EXISTS `shop`;
 CREATE TABLE `shop`.`outbox` (
   `seq`            BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
   `id`             BINARY(16)   NOT NULL UNIQUE,

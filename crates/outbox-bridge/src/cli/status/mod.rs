@@ -1,4 +1,4 @@
-//! `outbox-bridge status`: who leads, how far it is, what the streams hold. Asks the servers, not the bridge, so it works from
+//! `outbox-bridge status`: who leads and who stands by, how far the leader is, what the streams hold. Asks the servers, not the bridge, so it works from
 //! anywhere, also when no bridge runs.
 
 mod show;
@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::{self, kv};
 use outbox_event::{header, log_file_number};
-use outbox_lease::Record;
+use outbox_lease::{Holder, Record};
 use serde::Serialize;
 
 use super::check::permissions;
@@ -16,6 +16,7 @@ use super::{block_on, print_out};
 use crate::checkpoint::{CheckpointError, Checkpoints as _, KvCheckpoints, LogPoint};
 use crate::config::Config;
 use crate::exit::{Exit, report};
+use crate::instances;
 use crate::lead::lease_key;
 use crate::nats;
 use crate::run::{all_servers, connect_options};
@@ -42,14 +43,43 @@ struct Status {
     /// Why NATS cannot be asked, if so; then nothing else about it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     nats_error: Option<String>,
-    /// Who holds the lease.
+    /// Who holds the lease, and renews it.
     leader: Option<Record>,
+    /// Who held it last and does not renew it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    former_leader: Option<Former>,
+    /// Which bridges of this name stand by; `None`: not known.
+    standbys: Option<Vec<Standby>>,
+    /// Why that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    standbys_error: Option<String>,
     checkpoint: Option<Position>,
     source: Source,
     /// All servers of `source.urls`, if there are several: how each stands to the checkpoint.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     servers: BTreeMap<String, String>,
     streams: BTreeMap<String, Stream>,
+}
+
+/// A bridge whose lease has run out.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Former {
+    #[serde(flatten)]
+    lease: Record,
+    /// How long ago it was renewed.
+    seen_seconds_ago: u64,
+}
+
+/// A bridge that stands by.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Standby {
+    #[serde(flatten)]
+    holder: Holder,
+    program: String,
+    /// Since when, in seconds since the epoch by its own clock.
+    since_seconds: u64,
+    /// How long ago it gave a sign of life.
+    seen_seconds_ago: u64,
 }
 
 /// The last checkpoint.
@@ -110,6 +140,15 @@ pub(super) fn execute(config: &Config, options: Options) -> Exit {
 }
 
 impl Status {
+    fn hold(&mut self, lease: Option<(Record, Duration)>) {
+        match lease {
+            Some((lease, age)) if age > lease.ttl() => {
+                self.former_leader = Some(Former { lease, seen_seconds_ago: age.as_secs() });
+            }
+            lease => self.leader = lease.map(|(lease, _)| lease),
+        }
+    }
+
     fn exit(&self) -> Exit {
         if self.leader.is_some() { Exit::Success } else { Exit::Unavailable }
     }
@@ -120,6 +159,9 @@ async fn gather(config: &Config) -> Status {
         name: config.name.clone(),
         nats_error: None,
         leader: None,
+        former_leader: None,
+        standbys: None,
+        standbys_error: None,
         checkpoint: None,
         source: Source::default(),
         servers: BTreeMap::new(),
@@ -128,11 +170,20 @@ async fn gather(config: &Config) -> Status {
     let mut point = None;
     let mut place = None;
     match permissions::connect(&config.nats, &format!("{}-status", config.name)).await {
-        Ok((client, _)) => {
-            let context = nats::jetstream(&config.nats, client);
+        Ok((client, complaints)) => {
+            let mut context = nats::jetstream(&config.nats, client);
+            context.set_timeout(permissions::ANSWER_TIMEOUT);
             match ask_bucket(config, &context).await {
-                Ok((leader, checkpoint)) => {
-                    status.leader = leader;
+                Ok((lease, checkpoint)) => {
+                    status.hold(lease);
+                    match ask_standbys(config, &context, status.leader.as_ref()).await {
+                        Ok((standbys, doubt)) => {
+                            status.standbys =
+                                Some(standbys).filter(|known| doubt.is_none() || !known.is_empty());
+                            status.standbys_error = doubt;
+                        }
+                        Err(error) => status.standbys_error = Some(error + &complaints.all()),
+                    }
                     if let Some((position, found)) = checkpoint {
                         place = log_file_number(&found.file).map(|file| (file, position.offset));
                         point = Some(found);
@@ -190,7 +241,8 @@ async fn ask_servers(
     (read, told)
 }
 
-type Bucket = (Option<Record>, Option<(Position, LogPoint)>);
+/// The lease, how long ago it was renewed, and the checkpoint.
+type Bucket = (Option<(Record, Duration)>, Option<(Position, LogPoint)>);
 
 /// The lease and the checkpoint. A bucket that does not exist holds neither.
 async fn ask_bucket(config: &Config, context: &jetstream::Context) -> Result<Bucket, String> {
@@ -203,8 +255,12 @@ async fn ask_bucket(config: &Config, context: &jetstream::Context) -> Result<Buc
     }
     let store = context.get_key_value(bucket).await.map_err(|error| report(&error))?;
     let lease = store.entry(lease_key(&config.name)).await.map_err(|error| report(&error))?;
+    let now = nats::server_time(context, &store.stream_name).await.map_err(|error| report(&error))?;
     let lease = lease.filter(|entry| entry.operation == kv::Operation::Put);
-    let leader = lease.and_then(|entry| serde_json::from_slice(&entry.value).ok());
+    let lease = lease.and_then(|entry| {
+        let age = now.duration_since(entry.created.into()).unwrap_or_default();
+        serde_json::from_slice(&entry.value).ok().map(|record| (record, age))
+    });
     let mut checkpoints = KvCheckpoints::new(context.clone(), bucket.clone(), config.name.clone(), 1);
     let checkpoint = match checkpoints.load().await {
         Ok(checkpoint) => checkpoint,
@@ -220,7 +276,35 @@ async fn ask_bucket(config: &Config, context: &jetstream::Context) -> Result<Buc
         };
         (position, checkpoint.point)
     });
-    Ok((leader, position))
+    Ok((lease, position))
+}
+
+/// The bridges that stand by, and why there may be others.
+async fn ask_standbys(
+    config: &Config,
+    context: &jetstream::Context,
+    leader: Option<&Record>,
+) -> Result<(Vec<Standby>, Option<String>), String> {
+    let Ok(store) = context.get_key_value(&config.checkpoint.bucket).await else {
+        // Asked about a moment ago: it does not exist.
+        return Ok((Vec::new(), None));
+    };
+    let reading = instances::read(context, &store, &config.name).await?;
+    let leader = leader.map(|leader| &*leader.holder.instance);
+    let doubt = leader.filter(|leader| !reading.has(leader)).map(|_| {
+        "the leader does not announce itself, so others may not either: it has just begun, is a command or an older version, or \
+         lacks the permission"
+            .to_owned()
+    });
+    let standbys = reading.standbys(reading.read_at, leader);
+    let seconds = |seen| reading.read_at.duration_since(seen).unwrap_or_default().as_secs();
+    let told = standbys.into_iter().map(|(instance, seen)| Standby {
+        holder: instance.holder,
+        program: instance.program,
+        since_seconds: instance.since_seconds,
+        seen_seconds_ago: seconds(seen),
+    });
+    Ok((told.collect(), doubt))
 }
 
 async fn ask_stream(context: &jetstream::Context, name: &str) -> Result<Stream, String> {

@@ -33,6 +33,9 @@ impl<W: Wire> Writer<W> {
             let envelope = Envelope { message, expected_last_sequence: base, after: None, reply_to };
             match self.wire.send(envelope).await {
                 Ok(()) => {}
+                Err(error) if error.is_transient() => {
+                    return self.wait_out("a message cannot be sent", error).await;
+                }
                 // Alone it tells what is wrong with it, once all before it are stored. The server forgets the batch.
                 Err(_) if count > 1 => {
                     self.singly = count;
@@ -58,7 +61,7 @@ impl<W: Wire> Writer<W> {
             Reply::NoResponders => Ok(Some(Doubt::NoResponders)),
             Reply::Refused { code: code::ATOMIC_DISABLED, description } => Err(Stop::Refused {
                 stream: self.options.stream.clone(),
-                position: self.chain.get(0).map(|message| message.position().to_string()).unwrap_or_default(),
+                position: self.chain.get(0).map(|message| message.position_text()).unwrap_or_default(),
                 reason: format!("{description}; set allow_atomic to true on it, or publish.mode to \"auto\""),
             }),
             Reply::Refused { code, description } => {

@@ -16,6 +16,9 @@ use crate::publish::{
 
 type Order = (u64, u64, u64);
 
+/// So many rows are looked up at once: after a crash in the midst of a large transaction, all that is left of it may be letters.
+const LOOKUPS_MAX: usize = 256;
+
 /// What a writer knows of its dead letters.
 #[derive(Debug, Default)]
 pub(super) struct Parking {
@@ -23,7 +26,7 @@ pub(super) struct Parking {
     known: bool,
     /// Rows committed up to this time may be letters.
     mark: Option<u64>,
-    /// This row was looked up and is none.
+    /// All rows of the chain up to this one were looked up, and are none.
     cleared: Option<Order>,
     /// This row, the first, cannot be published.
     condemned: Option<(Order, Poison)>,
@@ -33,6 +36,7 @@ impl Parking {
     /// Another writer was at work, and may have parked rows.
     pub(super) fn forget(&mut self) {
         self.known = false;
+        self.cleared = None;
     }
 }
 
@@ -53,10 +57,9 @@ impl<W: Wire> Writer<W> {
 
     /// Whether the message must not just be sent: it is poison, or may be a letter.
     pub(super) fn is_doubtful(&self, index: usize) -> bool {
-        self.chain.get(index).is_some_and(|message| {
-            message.poison.is_some()
-                || (self.may_be_letter(message) && self.parking.cleared != Some(message.order()))
-        })
+        self.chain
+            .get(index)
+            .is_some_and(|message| message.poison.is_some() || self.is_to_be_looked_up(message))
     }
 
     /// So many of the first `count` messages can just be sent.
@@ -69,33 +72,56 @@ impl<W: Wire> Writer<W> {
             && self.parking.mark.is_some_and(|mark| message.transaction.committed_micros <= mark)
     }
 
+    fn is_to_be_looked_up(&self, message: &Message) -> bool {
+        self.may_be_letter(message) && self.parking.cleared.is_none_or(|cleared| cleared < message.order())
+    }
+
     /// Whether the row is or was a dead letter.
     pub(super) async fn is_parked(&mut self, message: &Message) -> Result<bool, Stop> {
-        while self.may_be_letter(message) {
-            match self.wire.is_parked(message).await {
+        if !self.may_be_letter(message) {
+            return Ok(false);
+        }
+        Ok(self.look_up(std::slice::from_ref(message)).await? == [true])
+    }
+
+    async fn look_up(&mut self, messages: &[Message]) -> Result<Vec<bool>, Stop> {
+        loop {
+            match self.wire.are_parked(messages).await {
                 Ok(parked) => return Ok(parked),
                 Err(error) => self.letters_away(error).await?,
             }
         }
-        Ok(false)
     }
 
     /// Parks the first message, passes it, or finds that it can be sent.
     pub(super) async fn resolve_doubtful(&mut self) -> Result<(), Stop> {
-        let Some(message) = self.chain.get(0).cloned() else { return Ok(()) };
-        if self.is_parked(&message).await? {
-            tracing::info!(stream = self.options.stream, position = %message.position(), "the row is a dead letter");
-            self.pass_first();
-        } else if let Some(poison) = &message.poison {
-            self.park_first(&message, poison).await?;
-        } else {
-            self.parking.cleared = Some(message.order());
+        let Some(first) = self.chain.get(0).cloned() else { return Ok(()) };
+        if !self.is_to_be_looked_up(&first) {
+            return match &first.poison {
+                Some(poison) => self.park_first(&first, poison).await,
+                None => Ok(()),
+            };
+        }
+        let chain = (0..LOOKUPS_MAX).map_while(|index| self.chain.get(index));
+        let doubtful: Vec<Message> =
+            chain.take_while(|message| self.may_be_letter(message)).cloned().collect();
+        let parked = self.look_up(&doubtful).await?;
+        let clear = parked.iter().take_while(|parked| !**parked).count();
+        match clear.checked_sub(1).and_then(|last| doubtful.get(last)) {
+            Some(last) => self.parking.cleared = Some(last.order()),
+            None => {
+                tracing::info!(stream = self.options.stream, position = %first.position(), "the row is a dead letter");
+                self.pass_first();
+            }
         }
         Ok(())
     }
 
     /// The first message cannot be sent.
     pub(super) async fn unsendable(&mut self, source: WireError) -> Result<(), Stop> {
+        if source.is_transient() {
+            return self.wait_out("a message cannot be sent", source).await;
+        }
         let first = self.chain.get(0).cloned().filter(|_| self.wire.parks());
         match (first, Poison::unsendable(&source)) {
             (Some(message), Some(poison)) => self.park_first(&message, &poison).await,
@@ -140,7 +166,7 @@ impl<W: Wire> Writer<W> {
         if !self.wire.parks() {
             return Err(Stop::Refused {
                 stream: self.options.stream.clone(),
-                position: message.position().to_string(),
+                position: message.position_text(),
                 reason: poison.reason.clone(),
             });
         }
@@ -180,14 +206,18 @@ impl<W: Wire> Writer<W> {
         self.report(None);
     }
 
-    /// Waits where the stream of letters is away, and gives up where waiting does not help.
     async fn letters_away(&mut self, error: WireError) -> Result<(), Stop> {
+        self.wait_out("a dead letter cannot be stored or looked up", error).await
+    }
+
+    /// Waits where something that a message needs is away, and gives up where waiting does not help.
+    pub(super) async fn wait_out(&mut self, what: &str, error: WireError) -> Result<(), Stop> {
         if !error.is_transient() {
             return Err(Stop::Wire { stream: self.options.stream.clone(), source: error });
         }
         let wait = self.backoff.wait().max(Duration::from_millis(1));
-        tracing::warn!(stream = self.options.stream, %error, retry_in = ?wait, "a dead letter cannot be stored or looked up yet");
-        self.report(Some(&format!("a dead letter cannot be stored or looked up: {error}")));
+        tracing::warn!(stream = self.options.stream, %error, retry_in = ?wait, "{what}");
+        self.report(Some(&format!("{what}: {error}")));
         tokio::time::sleep(wait).await;
         Ok(())
     }

@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::Writer;
+use crate::diagnosis::Code;
 use crate::publish::{
     Located, Tail,
     stop::{Doubt, Stop, code},
@@ -178,8 +179,9 @@ impl<W: Wire> Writer<W> {
         match self.wire.takes(&subject).await {
             Ok(false) => {
                 let text = format!(
-                    "the subjects of stream {} do not cover {subject} any more: add it, or the bridge waits for ever",
-                    self.options.stream
+                    "the subjects of stream {} do not cover {subject} any more: add it, or the bridge waits for ever [{}]",
+                    self.options.stream,
+                    Code::STREAM_SILENT
                 );
                 tracing::error!(stream = self.options.stream, subject = &*subject, "{text}");
                 self.unheard = Some(text);

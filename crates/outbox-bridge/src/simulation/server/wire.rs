@@ -95,7 +95,7 @@ impl Wire for SimulatedWire {
         };
         let end = matches!(envelope.reply_to, ReplyTo::Batch { operation: Operation::End, .. });
         if harm == Some(Harm::Unsendable) && !end {
-            let position = envelope.message.position().to_string();
+            let position = envelope.message.position_text();
             return Err(WireError::TooLarge { position, size: 1, max: 0 });
         }
         if harm == Some(Harm::Swallowed) && !end {
@@ -174,9 +174,12 @@ impl Wire for SimulatedWire {
         self.ask(|state| state.marks[index]).await
     }
 
-    async fn is_parked(&mut self, message: &Message) -> Result<bool, WireError> {
+    async fn are_parked(&mut self, messages: &[Message]) -> Result<Vec<bool>, WireError> {
         let index = self.index;
-        self.ask(|state| state.letters[index].contains(&name(message))).await
+        self.ask(|state| {
+            messages.iter().map(|message| state.letters[index].contains(&name(message))).collect()
+        })
+        .await
     }
 
     async fn park(&mut self, message: &Message, poison: &Poison) -> Result<bool, WireError> {

@@ -15,8 +15,12 @@ pub(super) async fn probe(
 ) -> Result<Vec<Finding>, ConnectionError> {
     let subject = subject(&outbox.table);
     let mut findings = Vec::new();
+    let mut partitions = false;
     let delete = match cleanup::probe(connection, outbox).await? {
-        Ok(Some(delete)) => delete,
+        Ok(Some(needs)) => {
+            partitions = needs.partitions;
+            needs.delete
+        }
         Ok(None) => return Ok(findings),
         Err(misfit) => {
             let remedy = "change the table as it says, or remove retention from the [[outbox]]";
@@ -35,6 +39,9 @@ pub(super) async fn probe(
         let remedy = format!("GRANT SELECT, DELETE ON {} TO {account}", outbox.table.quoted());
         findings.push(Finding::new(Severity::Error, &subject, problem, remedy));
     }
+    if partitions {
+        findings.extend(drops(connection, outbox).await?);
+    }
     let rows = attempt(connection, "SELECT @@GLOBAL.read_only AS read_only").await?.unwrap_or_default();
     let read_only = rows.first().and_then(|row| row.get("read_only")).unwrap_or("0");
     if !matches!(read_only, "0" | "OFF") {
@@ -43,5 +50,36 @@ pub(super) async fn probe(
             "point source.url to a server that is written to, or delete the rows there by other means";
         findings.push(Finding::new(Severity::Warning, &subject, problem, remedy));
     }
+    Ok(findings)
+}
+
+/// Whether partitions could be dropped, learnt by dropping one that is not there.
+async fn drops(connection: &mut Connection, outbox: &Outbox) -> Result<Vec<Finding>, ConnectionError> {
+    let table = outbox.table.quoted();
+    let mut findings = Vec::new();
+    connection.execute("SET SESSION lock_wait_timeout = 1").await?;
+    for (sql, right, on) in [
+        (format!("ALTER TABLE {table} DROP PARTITION `outbox-bridge-check`"), "ALTER, DROP", table.clone()),
+        (
+            format!("LOCK TABLES {table} READ"),
+            "LOCK TABLES",
+            format!("{}.*", crate::config::quote_identifier(&outbox.table.schema)),
+        ),
+    ] {
+        let Err(error) = connection.execute(&sql).await else { continue };
+        match error.kind() {
+            ConnectionErrorKind::AccessDenied => {
+                let account = account(connection).await?;
+                let problem =
+                    format!("has a retention, but its partitions may not be dropped ({})", report(&error));
+                let remedy = format!("GRANT {right} ON {on} TO {account}");
+                findings.push(Finding::new(Severity::Error, subject(&outbox.table), problem, remedy));
+            }
+            // The partition is not there, or producers are in the way.
+            ConnectionErrorKind::Server { .. } => {}
+            _ => return Err(error),
+        }
+    }
+    connection.execute("UNLOCK TABLES").await?;
     Ok(findings)
 }
