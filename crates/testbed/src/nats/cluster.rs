@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use async_nats::jetstream;
+use anyhow::{Context as _, Result, bail, ensure};
+use async_nats::jetstream::context::{CreateStreamErrorKind, DeleteStreamErrorKind};
+use async_nats::jetstream::stream::Config;
+use async_nats::jetstream::{self, ErrorCode};
 
 use super::{Nats, NatsBuilder};
 use crate::port::Port;
@@ -90,7 +92,8 @@ impl Links {
 }
 
 impl NatsCluster {
-    /// Starts `size` servers, each configured as `builder` says, and waits until JetStream answers on each.
+    /// Starts `size` servers, each configured as `builder` says, and waits until JetStream answers on each and a stream
+    /// may have a replica on all of them.
     ///
     /// # Errors
     ///
@@ -143,7 +146,45 @@ impl NatsCluster {
         }
         let mut route_ports = route_ports;
         route_ports.push(nowhere);
-        Ok(Self { nodes, _route_ports: route_ports, links })
+        let cluster = Self { nodes, _route_ports: route_ports, links };
+        cluster.await_placement().await?;
+        Ok(cluster)
+    }
+
+    /// Waits until a stream may be placed on all servers. JetStream answers before that: a leader of the cluster places
+    /// nothing on a server whose first report on itself it has not got yet.
+    async fn await_placement(&self) -> Result<()> {
+        const PROBE: &str = "TESTBED_PLACEMENT";
+        let Some(node) = self.nodes.first() else { return Ok(()) };
+        let mut context = jetstream::new(node.client().await?);
+        context.set_timeout(ASK_LIMIT);
+        let config = Config {
+            name: PROBE.to_owned(),
+            subjects: vec!["testbed.placement".to_owned()],
+            num_replicas: self.nodes.len(),
+            ..Config::default()
+        };
+        eventually("every server to take a replica", MEET_LIMIT, async || {
+            match context.create_stream(&config).await.map_err(|err| err.kind()) {
+                Ok(_) => Ok(Some(())),
+                Err(CreateStreamErrorKind::TimedOut) => Ok(None),
+                Err(CreateStreamErrorKind::JetStream(err)) if err.error_code() == ErrorCode::CLUSTER_NO_PEERS => {
+                    Ok(None)
+                }
+                Err(kind) => bail!("cannot place a stream on {} servers: {kind}", self.nodes.len()),
+            }
+        })
+        .await?;
+        eventually("the stream to be deleted again", MEET_LIMIT, async || {
+            match context.delete_stream(PROBE).await.map_err(|err| err.kind()) {
+                Ok(_) => Ok(Some(())),
+                Err(DeleteStreamErrorKind::JetStream(err)) if err.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                    Ok(Some(()))
+                }
+                Err(_) => Ok(None),
+            }
+        })
+        .await
     }
 
     /// The servers.
