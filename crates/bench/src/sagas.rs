@@ -1,19 +1,21 @@
 //! Sagas of two steps, from their start to their end: an orchestrator and two participants, all with MySQL, over the bridge.
 //!
-//! A saga that completes takes four messages: a command and a reply for each step, one step after the other. Orchestrator,
-//! participants and callers share this process's one thread; the bridge has its own process.
+//! A saga that completes takes four messages: a command and a reply for each step, one step after the other. With business the participants
+//! have a database, and reply through its outbox; without, they have none. Orchestrator, participants and callers share this process's one thread;
+//! the bridge has its own process.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use async_nats::jetstream::stream;
 use hdrhistogram::Histogram;
 use outbox_bridge_tests::Bridge;
-use outbox_consumer::inbox::MySqlInbox;
+use outbox_consumer::inbox::NoInbox;
 use outbox_consumer::mysql::Transactions;
-use outbox_consumer::{Consumer, HandlerError, Router, Routes, State, Tx};
+use outbox_consumer::{Consumer, HandlerError, Router, Routes, State};
 use outbox_producer::{NewEvent, Outbox};
 use outbox_saga::barrier::Barrier;
-use outbox_saga::saga::{DONE, Orchestrator, Participant, Saga, SagaCommand};
+use outbox_saga::saga::{Orchestrator, Participant, Replier, Saga, SagaCommand};
 use serde::{Deserialize, Serialize};
 use sqlx::MySqlPool;
 use sqlx::mysql::MySqlPoolOptions;
@@ -29,12 +31,16 @@ use crate::{Scale, load, progress};
 
 pub(crate) const GROUP: &str = "sagas";
 
-/// Callers, and handlers of each consumer, at a time.
+/// Callers, and handlers of each participant, at a time.
 const CONCURRENCY: u32 = 16;
+/// Replies in hand at a time, for each stream: they hold no connection, and share transactions.
+const REPLIES_AT_A_TIME: u32 = 64;
 /// Connections of all services together.
 const CONNECTIONS: u32 = 5 * CONCURRENCY + 4;
 /// Long enough that nothing is ever sent twice.
 const LIMIT: Duration = Duration::from_secs(300);
+/// The stream of those who reply without a database, and its subject.
+const REPLIES: &str = "REPLIES";
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Rows that the branches' business is spread over.
 pub(crate) const ROWS: u64 = 1_000;
@@ -50,32 +56,28 @@ struct Order {
     cents: i64,
 }
 
-/// What a participant does with a command.
+/// A participant with business: an update behind the barrier, and the reply through the outbox.
 #[derive(Debug, Clone)]
 struct Service {
     participant: Participant,
-    outbox: Outbox,
-    /// None: it does nothing but to reply, without a barrier. Then the outbox need not ask whether the transaction is still there, since
-    /// there is nothing else in it.
-    business: Option<&'static str>,
+    business: &'static str,
 }
 
 async fn serve(
     command: SagaCommand,
     State(service): State<Service>,
-    mut tx: Tx<MySqlInbox>,
 ) -> Result<(), HandlerError> {
-    let Some(business) = service.business else {
-        let reply = NewEvent::json("saga", &command.saga, DONE, &serde_json::json!({}))?;
-        service.outbox.write(&mut tx, command.mark(reply)).await?;
-        return Ok(());
-    };
     let row = row_of(&command.saga);
     let work = async |mut work: outbox_saga::saga::Work| {
-        sqlx::query(business).bind(row).execute(&mut **work).await?;
+        sqlx::query(service.business).bind(row).execute(&mut **work).await?;
         Ok(work.done())
     };
-    service.participant.handle(tx, &command, work).await
+    service.participant.handle(&command, work).await
+}
+
+/// A participant without business has no database.
+async fn answer(command: SagaCommand, State(replier): State<Replier>) -> Result<(), HandlerError> {
+    replier.done(&command).await
 }
 
 /// The row that a transaction works on, by the number at the end of its id.
@@ -117,14 +119,21 @@ fn place_order() -> Result<Saga<Order>> {
         .build()?)
 }
 
+fn replies() -> stream::Config {
+    stream::Config { name: REPLIES.to_owned(), subjects: vec![REPLIES.to_owned()], ..stream::Config::default() }
+}
+
 pub(crate) async fn measure(scale: &Scale) -> Result<Vec<Measurement>> {
     let mut all = Vec::new();
     for durable in [false, true] {
         let field = Field::services(SERVICES.len() + 1, durable).await?;
         fill(&field).await?;
+        let mut bridge = Bridge::start(&field.settings().set("source.start", "now")).await?;
         for business in [false, true] {
             all.extend(kind(&field, scale, durable, business).await?);
+            bridge.check_running()?;
         }
+        bridge.finish().await?;
     }
     Ok(all)
 }
@@ -149,7 +158,6 @@ async fn kind(field: &Field, scale: &Scale, durable: bool, business: bool) -> Re
         Measurement::new(GROUP, name(&what, durable, business), Unit::Milliseconds)
     };
     let (mut p50, mut p99) = (new("p50"), new("p99"));
-    let mut bridge = Bridge::start(&field.settings().set("source.start", "now")).await?;
     let running = Running::start(field, business).await?;
     for round in 0..scale.rounds {
         progress(&format!("{}, round {}", name("sagas", durable, business), round + 1));
@@ -159,8 +167,6 @@ async fn kind(field: &Field, scale: &Scale, durable: bool, business: bool) -> Re
         p99.add(milliseconds(&ends, 0.99));
     }
     running.stop().await?;
-    bridge.check_running()?;
-    bridge.finish().await?;
     Ok(vec![rate, p50, p99])
 }
 
@@ -192,16 +198,23 @@ impl Running {
             tasks: Vec::new(),
         };
         for (number, (command, update)) in (1..).zip(SERVICES) {
-            let outbox = Outbox::new(&format!("shop.outbox_{number}"))?;
-            let participant = Participant::new(barrier.clone(), outbox.clone());
-            let outbox = outbox.with_verification(false);
-            let service = Service { participant, outbox, business: business.then_some(update) };
-            let subject = format!("orders_0.*.{command}");
-            running
-                .consume(field, 0, Some(subject), Router::new().on(command, serve).with_state(service))
-                .await?;
-            let replies = sagas.replies().with_state(sagas.clone());
-            running.consume(field, number, None, replies).await?;
+            let subject = Some(format!("orders_0.*.{command}"));
+            if business {
+                let outbox = Outbox::new(&format!("shop.outbox_{number}"))?;
+                let participant = Participant::new(running.pool.clone(), barrier.clone(), outbox);
+                let inbox = participant.inbox();
+                let routes = Router::new().on(command, serve).with_state(Service { participant, business: update });
+                running.consume(field, "ORDERS_0", subject, inbox, routes, CONCURRENCY).await?;
+                running.take_replies(field, &format!("ORDERS_{number}")).await?;
+            } else {
+                let replier = Replier::new(field.client.clone(), REPLIES);
+                let routes = Router::new().on(command, answer).with_state(replier);
+                running.consume(field, "ORDERS_0", subject, NoInbox::new(), routes, CONCURRENCY).await?;
+            }
+        }
+        if !business {
+            field.world.jetstream.create_stream(replies()).await?;
+            running.take_replies(field, REPLIES).await?;
         }
         let (timers, stop) = (sagas, running.stop.clone());
         running.tasks.push(tokio::spawn(async move {
@@ -211,19 +224,27 @@ impl Running {
         Ok(running)
     }
 
+    /// The orchestrator's side.
+    async fn take_replies(&mut self, field: &Field, stream: &str) -> Result<()> {
+        let replies = self.sagas.replies().with_state(self.sagas.clone());
+        self.consume(field, stream, None, self.sagas.inbox(), replies, REPLIES_AT_A_TIME).await
+    }
+
     async fn consume(
         &mut self,
         field: &Field,
-        stream: usize,
+        stream: &str,
         subject: Option<String>,
-        routes: Routes<MySqlInbox>,
+        inbox: NoInbox,
+        routes: Routes<NoInbox>,
+        concurrency: u32,
     ) -> Result<()> {
         let durable = format!("bench-{}", Uuid::new_v4().simple());
-        let consumer = Consumer::builder(field.client.clone(), format!("ORDERS_{stream}"), durable)
+        let consumer = Consumer::builder(field.client.clone(), stream, durable)
             .filter_subjects(subject)
             .start_at(outbox_consumer::StartAt::New)
-            .concurrency(CONCURRENCY as usize);
-        let consumer = consumer.build(MySqlInbox::new(self.pool.clone()), routes).await?;
+            .concurrency(concurrency as usize);
+        let consumer = consumer.build(inbox, routes).await?;
         let stop = self.stop.clone();
         self.tasks.push(tokio::spawn(async move { Ok(consumer.run(stop).await?) }));
         Ok(())

@@ -136,11 +136,9 @@ impl<I: Inbox> Engine<I> {
         }
     }
 
-    /// Looks whether the inbox can be reached, by a record that is never committed.
+    /// Looks whether the inbox can be reached.
     pub(crate) async fn probe(&self) -> Result<(), InboxError> {
-        let message_id = format!("probe-{:032x}", rand::random::<u128>());
-        let key = InboxKey { consumer: self.consumer.clone(), message_id };
-        self.within("begin", self.inbox.begin(&key)).await.map(drop)
+        self.within("answer", self.inbox.probe(&self.consumer)).await
     }
 
     async fn within<T>(

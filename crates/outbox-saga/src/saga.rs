@@ -63,7 +63,7 @@
 //! # async fn example<D: serde::Serialize + serde::de::DeserializeOwned + Send + 'static>(
 //! #     pool: sqlx::MySqlPool, nats: async_nats::Client, place_order: outbox_saga::saga::Saga<D>, order: D,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
-//! use outbox_consumer::{Consumer, inbox::MySqlInbox};
+//! use outbox_consumer::Consumer;
 //! use outbox_producer::Outbox;
 //! use outbox_saga::saga::Orchestrator;
 //! use tokio_util::sync::CancellationToken;
@@ -73,7 +73,7 @@
 //!
 //! // One consumer for the stream of each participant.
 //! let replies = sagas.replies().with_state(sagas.clone());
-//! let replies = Consumer::builder(nats, "INVENTORY", "orders").build(MySqlInbox::new(pool.clone()), replies).await?;
+//! let replies = Consumer::builder(nats, "INVENTORY", "orders").build(sagas.inbox(), replies).await?;
 //! let shutdown = CancellationToken::new();
 //! tokio::spawn({
 //!     let shutdown = shutdown.clone();
@@ -90,12 +90,13 @@
 //! # }
 //! ```
 //!
-//! A participant's handlers are wrapped by [`Participant::handle`].
+//! A participant's handlers are wrapped by [`Participant::handle`]; one that has no database replies by a [`Replier`].
 //!
 //! # What is guaranteed
 //!
-//! - **A transition is one MySQL transaction**: the instance's state, the commands that follow, the history, and the record
-//!   that the reply was handled are committed together. So a kill at any instant leaves a saga before the transition or after.
+//! - **A transition is one MySQL transaction**: the instance's state, the commands that follow and the history are committed together. So a kill at any
+//!   instant leaves a saga before the transition or after. The state is also the record that a reply was handled: a step that has its answer
+//!   takes no other one, so replies need no inbox. Replies that come at the same time share a transaction.
 //! - **A saga ends** completed, compensated, or aborted by an operator; or it is *stuck*, which is logged as an error, counted
 //!   ([`metrics`]), and visible in the tables until an operator acts. Nothing is given up silently.
 //! - **Compensation for what was done, in reverse**: the steps of a parallel group at once. A step that was commanded and gave no
@@ -137,8 +138,8 @@
 //!
 //! # Tables and operators
 //!
-//! [`TABLES`] are in the orchestrator's schema: `saga_instances` (a row a saga), `saga_steps` (a row a step), `saga_history` (a line
-//! for each change, with its cause). Times are UTC.
+//! [`TABLES`] are in the orchestrator's schema: `saga_instances` (a row a saga), `saga_history` (a line for each change, with its cause), and
+//! the view `saga_steps` (a row a step). Times are UTC.
 //!
 //! ```sql
 //! SELECT id, name, error, updated_at FROM saga_instances WHERE status = 'stuck';
@@ -178,6 +179,7 @@
 //! - A participant's barrier must remember for longer than any saga lives, and until nobody starts it again: after a clean-up its id is free.
 
 mod clean_up;
+mod clock;
 mod code;
 mod definition;
 pub mod engine;
@@ -186,6 +188,8 @@ mod message;
 pub mod metrics;
 mod orchestrator;
 mod participant;
+mod replier;
+mod replies;
 mod request;
 mod shape;
 mod store;
@@ -197,6 +201,7 @@ pub use self::error::{SagaError, SagaErrorKind};
 pub use self::message::{DONE, REFUSED, SAGA_ACTION, SAGA_ID, SAGA_STEP, SagaCommand, UNDONE};
 pub use self::orchestrator::{Orchestrator, Started};
 pub use self::participant::{Answered, Participant, Work};
+pub use self::replier::Replier;
 pub use self::request::Request;
 pub use self::shape::{Retry, Shape, StepShape};
 pub use self::store::TABLES;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use outbox_consumer::inbox::MySqlInbox;
+use outbox_consumer::inbox::{Inbox, MySqlInbox};
 use outbox_consumer::{Consumer, RetryPolicy, Routes};
 use sqlx::MySqlPool;
 use sqlx::mysql::MySqlPoolOptions;
@@ -78,12 +78,27 @@ impl Service {
         durable: &str,
         handlers: impl Into<Routes<MySqlInbox>>,
     ) -> Result<Consumer<MySqlInbox>> {
+        self.consumer_with(MySqlInbox::new(self.database.clone()), stream, durable, handlers).await
+    }
+
+    /// The same with another inbox.
+    ///
+    /// # Errors
+    ///
+    /// When NATS or the inbox is not as it should be.
+    pub async fn consumer_with<I: Inbox>(
+        &self,
+        inbox: I,
+        stream: &str,
+        durable: &str,
+        handlers: impl Into<Routes<I>>,
+    ) -> Result<Consumer<I>> {
         let retry = RetryPolicy { initial: Duration::from_millis(100), ..RetryPolicy::default() };
         let consumer = Consumer::builder(self.nats.clone(), stream, durable)
             // After a crash, what was in hand comes again after this time.
             .ack_wait(Duration::from_secs(2))
             .retry(retry)
-            .build(MySqlInbox::new(self.database.clone()), handlers)
+            .build(inbox, handlers)
             .await;
         consumer.with_context(|| format!("cannot consume the stream {stream}"))
     }
@@ -93,7 +108,7 @@ impl Service {
     /// # Errors
     ///
     /// When one of them fails.
-    pub async fn run(self, routes: axum::Router, consumers: Vec<Consumer<MySqlInbox>>) -> Result<()> {
+    pub async fn run<I: Inbox>(self, routes: axum::Router, consumers: Vec<Consumer<I>>) -> Result<()> {
         let shutdown = on_signals()?;
         let listener = TcpListener::bind(self.listen).await;
         let listener = listener.with_context(|| format!("cannot listen at {}", self.listen))?;

@@ -24,5 +24,5 @@ pub async fn participant(database: &MySqlPool) -> Result<Participant> {
     let barrier = Barrier::new("saga_barrier");
     barrier.prepare(database).await.context("cannot prepare the barrier")?;
     // The table `outbox` in the service's own schema.
-    Ok(Participant::new(barrier, Outbox::default()))
+    Ok(Participant::new(database.clone(), barrier, Outbox::default()))
 }

@@ -6,11 +6,13 @@
 //! | `PostgresInbox`, feature `postgres` | commit together | waits |
 //! | [`KvInbox`] | one after the other | is handled too |
 //! | [`MemoryInbox`], for tests | – | waits |
+//! | [`NoInbox`], for handlers that know repetitions themselves | there is no record | is handled too |
 
 mod kv;
 mod memory;
 #[cfg(feature = "mysql")]
 mod mysql;
+mod none;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
@@ -22,6 +24,7 @@ pub use self::kv::{KvInbox, KvTransaction};
 pub use self::memory::{MemoryInbox, MemoryTransaction};
 #[cfg(feature = "mysql")]
 pub use self::mysql::MySqlInbox;
+pub use self::none::NoInbox;
 #[cfg(feature = "postgres")]
 pub use self::postgres::PostgresInbox;
 
@@ -78,6 +81,18 @@ pub trait Inbox: fmt::Debug + Send + Sync + 'static {
         key: &InboxKey,
         transaction: Self::Transaction,
     ) -> impl Future<Output = Result<(), InboxError>> + Send;
+
+    /// Looks whether the store can be reached, for `consumer`: after a failed handler, and until it can be reached again. By default by
+    /// a record that is never committed.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    fn probe(&self, consumer: &str) -> impl Future<Output = Result<(), InboxError>> + Send {
+        let message_id = format!("probe-{:032x}", rand::random::<u128>());
+        let key = InboxKey { consumer: consumer.to_owned(), message_id };
+        async move { self.begin(&key).await.map(drop) }
+    }
 
     /// Removes at most `limit` records of `consumer` that are older than `age`; gives how many.
     ///

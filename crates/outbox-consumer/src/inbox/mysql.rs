@@ -341,6 +341,11 @@ impl Inbox for MySqlInbox {
     }
 }
 
+/// A database that does not answer.
+pub(super) fn unanswered(err: sqlx::Error) -> InboxError {
+    InboxError::new(sql::kind(&err, kind_of_code), "the handlers' database does not answer", Some(Box::new(err)))
+}
+
 fn number(err: &sqlx::Error) -> Option<u16> {
     Some(err.as_database_error()?.try_downcast_ref::<MySqlDatabaseError>()?.number())
 }

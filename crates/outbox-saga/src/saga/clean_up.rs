@@ -48,9 +48,8 @@ async fn remove(pool: &MySqlPool, end: Status, age: Duration, limit: u32) -> Res
     const OLD: &str = "SELECT CAST(id AS CHAR) FROM saga_instances WHERE status = ? \
          AND updated_at < UTC_TIMESTAMP(6) - INTERVAL ? MICROSECOND ORDER BY updated_at LIMIT ? \
          FOR UPDATE SKIP LOCKED";
-    const PARTS: [&str; 3] = [
+    const PARTS: [&str; 2] = [
         "DELETE FROM saga_history WHERE saga_id = ?",
-        "DELETE FROM saga_steps WHERE saga_id = ?",
         "DELETE FROM saga_instances WHERE id = ?",
     ];
     let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);

@@ -5,20 +5,23 @@ use std::fmt;
 use std::sync::Arc;
 
 use ::metrics::counter;
-use outbox_consumer::{Body, Context, HandlerError, Router, State, Tx};
+use outbox_consumer::inbox::NoInbox;
+use outbox_consumer::mysql::Transactions;
+use outbox_consumer::{Body, Context, HandlerError, Router, State};
 use outbox_producer::Outbox;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::{MySql, MySqlPool};
 
+use super::clock::Clock;
 use super::code::AnyCode;
 use super::definition::Saga;
-use super::engine::{Cause, Effect, Input, Instance, Note, Reply};
+use super::engine::Input;
 use super::error::{SagaError, SagaErrorKind};
-use super::message::{DONE, REFUSED, ReplyTo, SagaCommand, UNDONE};
-use super::transition::{Transition, instance, moment};
+use super::message::{DONE, REFUSED, ReplyTo, UNDONE};
+use super::replies::{Queue, Reply};
+use super::transition::{Transition, moment};
 use super::{metrics, store};
-use crate::trace;
 
 /// What the tables and the participants' barriers hold.
 const ID_BYTES_MAX: usize = 128;
@@ -33,7 +36,11 @@ pub struct Orchestrator {
     /// For transactions of the caller's.
     outbox: Outbox,
     /// For transactions whose every error ends them here, so that there is no need to ask whether they are still there.
-    own: Outbox,
+    pub(super) own: Outbox,
+    /// Those of the replies.
+    pub(super) transactions: Transactions,
+    pub(super) queue: Queue,
+    clock: Clock,
     codes: Arc<HashMap<(String, u32), Arc<dyn AnyCode>>>,
 }
 
@@ -53,7 +60,9 @@ impl Orchestrator {
     pub fn new(pool: MySqlPool, outbox: Outbox) -> Self {
         metrics::describe();
         let own = outbox.clone().with_verification(false);
-        Self { pool, outbox, own, codes: Arc::default() }
+        let transactions = Transactions::new(pool.clone());
+        let (queue, clock, codes) = Default::default();
+        Self { pool, outbox, own, transactions, queue, clock, codes }
     }
 
     /// Adds a definition. Several versions of one saga stand beside each other.
@@ -101,24 +110,11 @@ impl Orchestrator {
         let data = serde_json::to_string(data).map_err(|_| {
             SagaError::new(SagaErrorKind::Definition, format!("the data of saga {id} cannot be serialised"))
         })?;
-        let before = Instance::new(shape);
-        let mut after = before.clone();
-        let now = store::now(tx).await.map_err(SagaError::database(format!("cannot start saga {id}")))?;
-        let effects =
-            after.handle(&Input::Start, moment(now)).map_err(|refusal| SagaError::refused(id, refusal))?;
-        let transition = Transition {
-            id,
-            code: &*code,
-            outbox: &self.outbox,
-            traceparent: trace::current(),
-            before,
-            after,
-            data,
-            effects,
-            begins: true,
-            request_waits: false,
-        };
-        if !transition.write(tx).await? {
+        let now = self.clock.now(tx).await;
+        let now = now.map_err(SagaError::database(format!("cannot start saga {id}")))?;
+        let mut transition = Transition::of_new(id, code, data);
+        transition.take(&Input::Start, moment(now))?;
+        if !transition.insert(tx, &self.outbox).await? {
             return Ok(Started::Before);
         }
         counter!(metrics::STARTED, "saga" => shape.name.clone()).increment(1);
@@ -141,58 +137,32 @@ impl Orchestrator {
         let row = locked.map_err(SagaError::database(format!("cannot lock saga {id}")))?;
         let row = row.ok_or_else(|| SagaError::not_found(id))?;
         let code = self.code(id, &row.name, row.version)?;
-        // A request that an operator has left meanwhile stays.
-        let request_waits = row.request.is_some();
         let input = Input::Cancel { reason: reason.to_owned() };
-        let before = instance(id, &row)?;
-        let transition = Transition::of(id, &*code, &self.outbox, before, row, &input)?;
-        Transition { request_waits, ..transition }.write(tx).await.map(|_| ())
+        let now = row.now;
+        // A request that an operator has left meanwhile stays.
+        let mut transition = Transition::of_row(id, code, row)?;
+        transition.take(&input, moment(now))?;
+        transition.write(tx, &self.outbox).await
     }
 
-    /// The handlers of the participants' replies, for a consumer of each participant's stream. Events that are no replies to
-    /// a saga, or to one that is not here, are passed over.
+    /// What the consumers of replies have in place of an inbox: a reply that comes again finds in the saga's state that it was taken in, and
+    /// while the sagas' database is away no reply counts as failed.
     #[must_use]
-    pub fn replies(&self) -> Router<store::Inbox, Self> {
+    pub fn inbox(&self) -> NoInbox {
+        NoInbox::new().watch_mysql(self.pool.clone())
+    }
+
+    /// The handlers of the participants' replies, for a consumer of each participant's stream, with [`inbox`](Self::inbox). Events that are no
+    /// replies to a saga, or to one that is not here, are passed over.
+    ///
+    /// Replies that come at the same time, whichever consumer they come from, are taken in together, by one transaction.
+    #[must_use]
+    pub fn replies(&self) -> Router<NoInbox, Self> {
         let mut types: Vec<&str> = self.codes.values().flat_map(|code| code.reply_types()).collect();
         types.extend([DONE, REFUSED, UNDONE]);
         types.sort_unstable();
         types.dedup();
         types.into_iter().fold(Router::new(), |router, event_type| router.on(event_type, on_reply))
-    }
-
-    /// Takes a reply in.
-    async fn reply(
-        &self,
-        tx: &mut sqlx::Transaction<'_, MySql>,
-        to: &SagaCommand,
-        event_type: &str,
-        payload: &[u8],
-    ) -> Result<(), SagaError> {
-        let id = &to.saga;
-        let locked = store::lock(tx, id).await;
-        let Some(row) = locked.map_err(SagaError::database(format!("cannot lock saga {id}")))? else {
-            // Removed when it had ended, or that of another orchestrator: nothing that another attempt would find.
-            counter!(metrics::UNMATCHED_REPLIES).increment(1);
-            tracing::debug!(id, step = to.step, event_type, "a reply to a saga that is not here");
-            return Ok(());
-        };
-        let code = self.code(id, &row.name, row.version)?;
-        let before = instance(id, &row)?;
-        let known = to.step_and_round().and_then(|(name, round)| {
-            Some((before.steps.iter().position(|step| step.shape.name == name)?, round))
-        });
-        let (step, round) = known.ok_or_else(|| unknown_step(id, to))?;
-        let Some((outcome, data)) = code.read(step, to.action, event_type, payload, &row.data)? else {
-            tracing::warn!(id, step = to.step, event_type, "a reply of a type that the step does not know");
-            return Ok(());
-        };
-        let request_waits = row.request.is_some();
-        let input = Input::Reply(Reply { step, round, action: to.action, outcome });
-        let mut transition = Transition::of(id, &*code, &self.own, before, row, &input)?;
-        if transition.effects.contains(&Effect::Apply) {
-            transition.data = data;
-        }
-        Transition { request_waits, ..transition }.write(tx).await.map(|_| ())
     }
 
     /// Takes another input in, of the time or of an operator; then no request waits any more.
@@ -203,9 +173,10 @@ impl Orchestrator {
         row: store::Row,
         input: &Input,
     ) -> Result<(), SagaError> {
-        let code = self.code(id, &row.name, row.version)?;
-        let before = instance(id, &row)?;
-        Transition::of(id, &*code, &self.own, before, row, input)?.write(tx).await.map(|_| ())
+        let (code, now) = (self.code(id, &row.name, row.version)?, row.now);
+        let mut transition = Transition::of_row(id, code, row)?.ends_request();
+        transition.take(input, moment(now))?;
+        transition.write(tx, &self.own).await
     }
 
     /// Writes down that a request cannot be followed.
@@ -217,30 +188,16 @@ impl Orchestrator {
         why: String,
     ) -> Result<(), SagaError> {
         let code = self.code(id, &row.name, row.version)?;
-        let before = instance(id, &row)?;
-        let status = before.status.as_str();
-        let note =
-            Note { step: None, from: status, to: status, cause: Cause::RequestRefused, error: Some(why) };
-        let transition = Transition {
-            id,
-            code: &*code,
-            outbox: &self.own,
-            traceparent: None,
-            after: before.clone(),
-            before,
-            data: row.data,
-            effects: vec![Effect::Note(note)],
-            begins: false,
-            request_waits: false,
-        };
-        transition.write(tx).await.map(|_| ())
+        let mut transition = Transition::of_row(id, code, row)?.ends_request();
+        transition.refuse_request(why);
+        transition.write(tx, &self.own).await
     }
 
     pub(super) fn known(&self) -> Vec<(String, u32)> {
         self.codes.keys().cloned().collect()
     }
 
-    fn code(&self, id: &str, name: &str, version: u32) -> Result<Arc<dyn AnyCode>, SagaError> {
+    pub(super) fn code(&self, id: &str, name: &str, version: u32) -> Result<Arc<dyn AnyCode>, SagaError> {
         self.codes.get(&(name.to_owned(), version)).cloned().ok_or_else(|| {
             let message = format!(
                 "saga {id} is a {name} of version {version}, which this process does not know; keep a definition until \
@@ -262,18 +219,13 @@ async fn on_reply(
     Body(payload): Body,
     context: Context,
     State(orchestrator): State<Orchestrator>,
-    mut tx: Tx<store::Inbox>,
 ) -> Result<(), HandlerError> {
     let Some(to) = to.0 else { return Ok(()) };
-    orchestrator.reply(&mut tx, &to, context.event_type(), &payload).await.map_err(SagaError::of_handler)
+    let event_type = context.event_type().to_owned();
+    orchestrator.reply(Reply { to, event_type, payload, span: tracing::Span::current() }).await
 }
 
-fn unknown_step(id: &str, to: &SagaCommand) -> SagaError {
-    let message = format!("a reply to saga {id} names the step {:?}, which it does not have", to.step);
-    SagaError::new(SagaErrorKind::Definition, message)
-}
-
-fn check_id(id: &str) -> Result<(), SagaError> {
+pub(super) fn check_id(id: &str) -> Result<(), SagaError> {
     if (1..=ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Ok(());
     }

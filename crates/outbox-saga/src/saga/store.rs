@@ -1,15 +1,16 @@
 //! The tables, which are meant to be read.
 
-use outbox_consumer::inbox::MySqlInbox;
+use std::collections::HashMap;
+
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, MySqlPool, Row as _, Transaction};
 
-use super::engine::{Instance, Note, Step};
+use super::engine::{Instance, Note};
 use super::error::SagaError;
 
-/// The statements that make the tables, in the schema of the orchestrator's service.
+/// The statements that make the tables, and the view of what their `state` says of the steps, in the schema of the orchestrator's service.
 //
-// Only ids have a binary collation, since only they can differ in case alone; sqlx 0.8 takes such columns for bytes.
+// The steps are a view, since a row for each would be written with each transition, next to the state which says the same. Only ids have a binary collation, since only they can differ in case alone; sqlx 0.8 takes such columns for bytes.
 pub const TABLES: [&str; 3] = [
     "CREATE TABLE IF NOT EXISTS saga_instances (
   id          VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
@@ -27,19 +28,6 @@ pub const TABLES: [&str; 3] = [
   KEY saga_instances_wake (wake_at),
   KEY saga_instances_status (status, updated_at)
 ) ENGINE=InnoDB",
-    "CREATE TABLE IF NOT EXISTS saga_steps (
-  saga_id    VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-  position   INT UNSIGNED NOT NULL,
-  step       VARCHAR(64)  CHARACTER SET ascii NOT NULL,
-  stage      INT UNSIGNED NOT NULL COMMENT 'steps of one stage run in parallel',
-  pivot      BOOLEAN      NOT NULL,
-  status     VARCHAR(16)  CHARACTER SET ascii NOT NULL,
-  attempts   INT UNSIGNED NOT NULL COMMENT 'of its present command',
-  deadline   DATETIME(6)  NULL COMMENT 'when its command is sent again or given up; UTC',
-  error      TEXT         CHARACTER SET utf8mb4 NULL COMMENT 'what went wrong last',
-  updated_at DATETIME(6)  NOT NULL,
-  PRIMARY KEY (saga_id, position)
-) ENGINE=InnoDB",
     "CREATE TABLE IF NOT EXISTS saga_history (
   seq         BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
   saga_id     VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -51,6 +39,21 @@ pub const TABLES: [&str; 3] = [
   error       TEXT         CHARACTER SET utf8mb4 NULL,
   KEY saga_history_saga (saga_id, seq)
 ) ENGINE=InnoDB",
+    "CREATE OR REPLACE VIEW saga_steps AS
+SELECT i.id AS saga_id, s.place - 1 AS position, s.step, s.stage, s.pivot, s.status, s.attempts,
+  TIMESTAMP'1970-01-01 00:00:00.000000' + INTERVAL s.due * 1000 MICROSECOND AS deadline, s.error,
+  COALESCE((SELECT MAX(h.at) FROM saga_history AS h WHERE h.saga_id = i.id AND h.step = s.step), i.created_at) AS updated_at
+FROM saga_instances AS i
+JOIN JSON_TABLE(i.state, '$.steps[*]' COLUMNS (
+  place    FOR ORDINALITY,
+  step     VARCHAR(64)  CHARACTER SET ascii PATH '$.shape.name',
+  stage    INT UNSIGNED PATH '$.shape.stage',
+  pivot    BOOLEAN      PATH '$.shape.pivot',
+  status   VARCHAR(16)  CHARACTER SET ascii PATH '$.status',
+  attempts INT UNSIGNED PATH '$.attempts',
+  due      BIGINT       PATH '$.due',
+  error    TEXT         CHARACTER SET utf8mb4 PATH '$.error'
+)) AS s",
 ];
 
 /// Times go in and out as milliseconds since 1970, by the database's clock, so that no time zone plays a part.
@@ -98,9 +101,6 @@ pub(super) async fn create(pool: &MySqlPool) -> Result<(), SagaError> {
     Ok(())
 }
 
-/// The inbox's transactions are of this kind, too.
-pub(super) type Inbox = MySqlInbox;
-
 const COLUMNS: &str =
     "name, version, CAST(data AS CHAR), CAST(state AS CHAR), CAST(request AS CHAR), traceparent";
 
@@ -109,6 +109,24 @@ pub(super) async fn lock(tx: &mut Tx<'_>, id: &str) -> Result<Option<Row>, sqlx:
     let statement = format!("SELECT {COLUMNS}, {NOW} FROM saga_instances WHERE id = ? FOR UPDATE");
     let row = sqlx::query(&statement).bind(id).fetch_optional(&mut **tx).await?;
     row.as_ref().map(Row::read).transpose()
+}
+
+/// Locks the rows of those of these sagas that are there and that nobody else has in hand, without waiting.
+pub(super) async fn lock_free(tx: &mut Tx<'_>, ids: &[&str]) -> Result<HashMap<String, Row>, sqlx::Error> {
+    // The index is named since the server would read, and lock, all of a small table for a long list.
+    let mut rows = HashMap::new();
+    for ids in batches(ids) {
+        let places = vec!["?"; ids.len()].join(", ");
+        let statement = format!(
+            "SELECT {COLUMNS}, {NOW}, CAST(id AS CHAR) FROM saga_instances FORCE INDEX (PRIMARY) WHERE id IN ({places}) \
+             FOR UPDATE SKIP LOCKED"
+        );
+        let query = ids.iter().fold(sqlx::query(&statement), |query, id| query.bind(*id));
+        for row in query.fetch_all(&mut **tx).await? {
+            rows.insert(row.try_get(7)?, Row::read(&row)?);
+        }
+    }
+    Ok(rows)
 }
 
 /// Locks the row of a saga that is due, unless another instance has it in hand.
@@ -169,122 +187,111 @@ pub(super) async fn now(tx: &mut Tx<'_>) -> Result<u64, sqlx::Error> {
     Ok(u64::try_from(now).unwrap_or_default())
 }
 
-/// What is written of a transition.
+/// What becomes of a saga's row.
 #[derive(Debug)]
 pub(super) struct Change<'a> {
     pub(super) id: &'a str,
-    pub(super) before: &'a Instance,
+    pub(super) name: &'a str,
+    pub(super) version: u32,
     pub(super) after: &'a Instance,
-    pub(super) state: &'a str,
+    pub(super) state: String,
     pub(super) data: &'a str,
     /// Whether a request still waits: then the saga stays due.
     pub(super) request_waits: bool,
 }
 
+/// A line of the history.
+#[derive(Debug)]
+pub(super) struct HistoryRow<'a> {
+    pub(super) saga: &'a str,
+    pub(super) step: Option<&'a str>,
+    pub(super) note: &'a Note,
+}
+
+/// The rows of one statement each: of few lengths, so that the connection's cache holds the statements.
+fn batches<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
+    const ANY_LENGTH_MAX: usize = 8;
+    const LENGTH_MAX: usize = 32;
+    std::iter::from_fn(move || {
+        let length = match rows.len() {
+            0 => return None,
+            few @ 1..=ANY_LENGTH_MAX => few,
+            many => 1 << many.min(LENGTH_MAX).ilog2(),
+        };
+        let (batch, rest) = rows.split_at(length);
+        rows = rest;
+        Some(batch)
+    })
+}
+
 /// Inserts a saga as it is after its first transition; gives whether there was none with this id.
 pub(super) async fn insert(
     tx: &mut Tx<'_>,
-    (name, version): (&str, u32),
     change: &Change<'_>,
     traceparent: Option<&str>,
 ) -> Result<bool, sqlx::Error> {
-    let Change { id, after, .. } = change;
     let statement = format!(
         "INSERT INTO saga_instances (id, name, version, status, data, state, wake_at, traceparent, created_at, updated_at) \
          VALUES (?, ?, ?, ?, ?, ?, {AT}, ?, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))"
     );
     let inserted = sqlx::query(&statement)
-        .bind(*id)
-        .bind(name)
-        .bind(version)
-        .bind(after.status.as_str())
+        .bind(change.id)
+        .bind(change.name)
+        .bind(change.version)
+        .bind(change.after.status.as_str())
         .bind(change.data)
-        .bind(change.state)
-        .bind(microseconds(after.wake_at()))
+        .bind(&change.state)
+        .bind(microseconds(change.after.wake_at()))
         .bind(traceparent)
         .execute(&mut **tx)
         .await;
     match inserted {
-        Ok(_) => {}
-        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => return Ok(false),
-        Err(error) => return Err(error),
+        Ok(_) => Ok(true),
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(false),
+        Err(error) => Err(error),
     }
-    write_steps(tx, id, (0u32..).zip(&after.steps)).await?;
-    Ok(true)
 }
 
-/// Brings a saga's row and its steps from before to after.
-pub(super) async fn update(tx: &mut Tx<'_>, change: &Change<'_>) -> Result<(), sqlx::Error> {
-    let Change { id, before, after, state, data, request_waits } = change;
-    let kept = if *request_waits {
-        "wake_at = wake_at".to_owned()
-    } else {
-        format!("request = NULL, wake_at = {AT}")
-    };
-    let statement = format!(
-        "UPDATE saga_instances SET status = ?, data = ?, state = ?, error = ?, updated_at = UTC_TIMESTAMP(6), {kept} \
-         WHERE id = ?"
-    );
-    let mut query =
-        sqlx::query(&statement).bind(after.status.as_str()).bind(*data).bind(*state).bind(error_of(after));
-    if !request_waits {
-        query = query.bind(microseconds(after.wake_at()));
+/// Writes the rows of sagas that are locked. `VALUES` in it is what MySQL and MariaDB both understand.
+pub(super) async fn update(tx: &mut Tx<'_>, changes: &[Change<'_>]) -> Result<(), sqlx::Error> {
+    const UPDATE: &str = "status = VALUES(status), data = VALUES(data), state = VALUES(state), error = VALUES(error), \
+                          updated_at = VALUES(updated_at)";
+    const UPDATE_AND_WAKE: &str = "request = VALUES(request), wake_at = VALUES(wake_at)";
+    let (waiting, free): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.request_waits);
+    let place = format!("(?, ?, ?, ?, ?, ?, ?, {AT}, NULL, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))");
+    for (changes, update) in [(free, format!("{UPDATE}, {UPDATE_AND_WAKE}")), (waiting, UPDATE.to_owned())] {
+        for changes in batches(&changes) {
+            let statement = format!(
+                "INSERT INTO saga_instances (id, name, version, status, data, state, error, wake_at, request, created_at, \
+                 updated_at) VALUES {} ON DUPLICATE KEY UPDATE {update}",
+                vec![place.as_str(); changes.len()].join(", ")
+            );
+            let mut query = sqlx::query(&statement);
+            for change in changes {
+                query = query.bind(change.id).bind(change.name).bind(change.version);
+                query = query.bind(change.after.status.as_str()).bind(change.data).bind(&change.state);
+                query = query.bind(error_of(change.after)).bind(microseconds(change.after.wake_at()));
+            }
+            query.execute(&mut **tx).await?;
+        }
     }
-    query.bind(*id).execute(&mut **tx).await?;
-    let pairs = before.steps.iter().zip(&after.steps);
-    let changed = (0u32..).zip(pairs).filter(|(_, (before, after))| before != after);
-    write_steps(tx, id, changed.map(|(position, (_, after))| (position, after))).await
-}
-
-/// Writes steps as they are, in one statement. `VALUES` in it is what MySQL and MariaDB both understand.
-async fn write_steps(
-    tx: &mut Tx<'_>,
-    id: &str,
-    steps: impl Iterator<Item = (u32, &Step)>,
-) -> Result<(), sqlx::Error> {
-    let steps: Vec<_> = steps.collect();
-    if steps.is_empty() {
-        return Ok(());
-    }
-    let place = format!("(?, ?, ?, ?, ?, ?, ?, {AT}, ?, UTC_TIMESTAMP(6))");
-    let statement = format!(
-        "INSERT INTO saga_steps (saga_id, position, step, stage, pivot, status, attempts, deadline, error, updated_at) \
-         VALUES {} ON DUPLICATE KEY UPDATE status = VALUES(status), attempts = VALUES(attempts), \
-         deadline = VALUES(deadline), error = VALUES(error), updated_at = VALUES(updated_at)",
-        vec![place; steps.len()].join(", ")
-    );
-    let mut query = sqlx::query(&statement);
-    for (position, step) in steps {
-        let shape = &step.shape;
-        query = query.bind(id).bind(position).bind(&shape.name).bind(shape.stage).bind(shape.pivot);
-        query = query.bind(step.status.as_str()).bind(step.attempts).bind(microseconds(step.due));
-        query = query.bind(step.error.as_deref().map(cut));
-    }
-    query.execute(&mut **tx).await?;
     Ok(())
 }
 
-/// Appends to a saga's history.
-pub(super) async fn write_history(
-    tx: &mut Tx<'_>,
-    id: &str,
-    instance: &Instance,
-    notes: &[Note],
-) -> Result<(), sqlx::Error> {
-    if notes.is_empty() {
-        return Ok(());
+/// Appends to the history.
+pub(super) async fn write_history(tx: &mut Tx<'_>, lines: &[HistoryRow<'_>]) -> Result<(), sqlx::Error> {
+    for lines in batches(lines) {
+        let places = vec!["(?, UTC_TIMESTAMP(6), ?, ?, ?, ?, ?)"; lines.len()].join(", ");
+        let statement = format!(
+            "INSERT INTO saga_history (saga_id, at, step, from_status, to_status, cause, error) VALUES {places}"
+        );
+        let mut query = sqlx::query(&statement);
+        for HistoryRow { saga, step, note } in lines {
+            query = query.bind(*saga).bind(*step).bind(note.from).bind(note.to).bind(note.cause.as_str());
+            query = query.bind(note.error.as_deref().map(cut));
+        }
+        query.execute(&mut **tx).await?;
     }
-    let places = vec!["(?, UTC_TIMESTAMP(6), ?, ?, ?, ?, ?)"; notes.len()].join(", ");
-    let statement = format!(
-        "INSERT INTO saga_history (saga_id, at, step, from_status, to_status, cause, error) VALUES {places}"
-    );
-    let mut query = sqlx::query(&statement);
-    for note in notes {
-        let step = note.step.and_then(|step| instance.steps.get(step)).map(|step| step.shape.name.as_str());
-        query = query.bind(id).bind(step).bind(note.from).bind(note.to).bind(note.cause.as_str());
-        query = query.bind(note.error.as_deref().map(cut));
-    }
-    query.execute(&mut **tx).await?;
     Ok(())
 }
 
@@ -329,4 +336,26 @@ fn cut(text: &str) -> String {
 
 fn microseconds(milliseconds: Option<u64>) -> Option<i64> {
     milliseconds.map(|at| i64::try_from(at.saturating_mul(1_000)).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_written_in_order_and_in_statements_of_few_lengths() {
+        for (count, lengths) in [
+            (0, vec![]),
+            (1, vec![1]),
+            (7, vec![7]),
+            (9, vec![8, 1]),
+            (31, vec![16, 8, 7]),
+            (100, vec![32, 32, 32, 4]),
+        ] {
+            let rows: Vec<usize> = (0..count).collect();
+            let batches: Vec<_> = batches(&rows).collect();
+            assert_eq!(batches.iter().map(|batch| batch.len()).collect::<Vec<_>>(), lengths);
+            assert_eq!(batches.concat(), rows);
+        }
+    }
 }

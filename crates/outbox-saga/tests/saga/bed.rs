@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream::{self, stream};
 use async_nats::{Client, HeaderMap};
-use outbox_consumer::inbox::MySqlInbox;
+use outbox_consumer::inbox::NoInbox;
 use outbox_consumer::{Consumer, RetryPolicy, Routes};
 use outbox_producer::{Outbox, Uuid};
 use outbox_saga::saga::{Orchestrator, Saga, Started};
@@ -113,7 +113,7 @@ impl Bed {
         orchestrator.prepare().await?;
         let stop = self.stop.child_token();
         let replies = orchestrator.replies().with_state(orchestrator.clone());
-        let consumer = self.consume(ORCHESTRATOR, replies, &stop).await?;
+        let consumer = self.consume(ORCHESTRATOR, orchestrator.inbox(), replies, &stop).await?;
         let (running, until) = (orchestrator.clone(), stop.clone());
         let timers = tokio::spawn(async move {
             running.run(until).await;
@@ -124,19 +124,20 @@ impl Bed {
 
     /// Runs the participants.
     pub(crate) async fn participate(&mut self) -> Result<()> {
-        let participants = self.consume("participants", shop::participants(), &self.stop).await?;
-        self.tasks.push(participants);
+        let participant = shop::participant(&self.pool);
+        let (inbox, routes) = (participant.inbox(), shop::participants(participant));
+        self.tasks.push(self.consume("participants", inbox, routes, &self.stop).await?);
         Ok(())
     }
 
     async fn consume(
         &self,
         durable: &str,
-        routes: Routes<MySqlInbox>,
+        inbox: NoInbox,
+        routes: Routes<NoInbox>,
         stop: &CancellationToken,
     ) -> Result<JoinHandle<Result<()>>> {
         let retry = RetryPolicy { initial: Duration::from_millis(50), ..RetryPolicy::default() };
-        let inbox = MySqlInbox::new(self.pool.clone());
         let consumer = Consumer::builder(self.client.clone(), STREAM, durable).concurrency(8).retry(retry);
         let consumer = consumer.build(inbox, routes).await?;
         let stop = stop.clone();

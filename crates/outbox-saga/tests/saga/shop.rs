@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use outbox_consumer::inbox::MySqlInbox;
-use outbox_consumer::{Event, HandlerError, Router, Routes, State, Tx};
+use outbox_consumer::inbox::NoInbox;
+use outbox_consumer::{Event, HandlerError, Router, Routes, State};
 use outbox_producer::{NewEvent, Outbox};
 use outbox_saga::barrier::Barrier;
 use outbox_saga::saga::{Participant, Reply, Retry, Saga, SagaCommand, StepBuilder, Work};
@@ -111,7 +111,11 @@ pub(crate) async fn open(pool: &MySqlPool) -> Result<()> {
     Ok(Barrier::<sqlx::MySql>::new("saga_barrier").prepare(pool).await?)
 }
 
-pub(crate) fn participants() -> Routes<MySqlInbox> {
+pub(crate) fn participant(pool: &MySqlPool) -> Participant {
+    Participant::new(pool.clone(), Barrier::new("saga_barrier"), Outbox::default())
+}
+
+pub(crate) fn participants(participant: Participant) -> Routes<NoInbox> {
     Router::new()
         .on("ReserveStock", reserve)
         .on("ReleaseStock", release)
@@ -120,17 +124,16 @@ pub(crate) fn participants() -> Routes<MySqlInbox> {
         .on("TakePayment", pay)
         .on("Ship", ship)
         .on("Wrap", plain)
-        .with_state(Participant::new(Barrier::new("saga_barrier"), Outbox::default()))
+        .with_state(participant)
 }
 
 async fn reserve(
     Event(order): Event<Order>,
     command: SagaCommand,
     State(participant): State<Participant>,
-    tx: Tx<MySqlInbox>,
 ) -> Result<(), HandlerError> {
     let reserve = async |mut work: Work| {
-        // Written before the refusal on purpose: the savepoint takes it back.
+        // Written before the refusal on purpose: it is taken back.
         sqlx::query("UPDATE stock SET free = free - ?, reserved = reserved + ?")
             .bind(order.quantity)
             .bind(order.quantity)
@@ -142,17 +145,16 @@ async fn reserve(
         }
         work.done_with(&StockReserved { order: order.id.clone(), shelf: "7b".to_owned() })
     };
-    participant.handle(tx, &command, reserve).await
+    participant.handle(&command, reserve).await
 }
 
 async fn release(
     Event(order): Event<Order>,
     command: SagaCommand,
     State(participant): State<Participant>,
-    tx: Tx<MySqlInbox>,
 ) -> Result<(), HandlerError> {
     participant
-        .handle(tx, &command, async |mut work| {
+        .handle(&command, async |mut work| {
             sqlx::query("UPDATE stock SET free = free + ?, reserved = reserved - ?")
                 .bind(order.quantity)
                 .bind(order.quantity)
@@ -168,10 +170,9 @@ async fn plain(
     Event(order): Event<Order>,
     command: SagaCommand,
     State(participant): State<Participant>,
-    tx: Tx<MySqlInbox>,
 ) -> Result<(), HandlerError> {
     participant
-        .handle(tx, &command, async |mut work| {
+        .handle(&command, async |mut work| {
             sqlx::query("INSERT INTO effects (order_id, effect) VALUES (?, ?)")
                 .bind(&order.id)
                 .bind(format!("{} {}", command.action, command.step))
@@ -186,10 +187,9 @@ async fn pay(
     Event(order): Event<Order>,
     command: SagaCommand,
     State(participant): State<Participant>,
-    tx: Tx<MySqlInbox>,
 ) -> Result<(), HandlerError> {
     participant
-        .handle(tx, &command, async |mut work| {
+        .handle(&command, async |mut work| {
             let taken = sqlx::query("UPDATE money SET cents = cents - ? WHERE cents >= ?")
                 .bind(order.cents)
                 .bind(order.cents)
@@ -205,10 +205,9 @@ async fn ship(
     Event(order): Event<Order>,
     command: SagaCommand,
     State(participant): State<Participant>,
-    tx: Tx<MySqlInbox>,
 ) -> Result<(), HandlerError> {
     participant
-        .handle(tx, &command, async |mut work| {
+        .handle(&command, async |mut work| {
             let closed: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM closed WHERE step = 'ship'")
                 .fetch_one(&mut **work)
                 .await?;

@@ -11,8 +11,7 @@ use axum::extract::{Path, State as HttpState};
 use axum::http::StatusCode;
 use axum::routing::put;
 use order_flow::{Failure, Service};
-use outbox_consumer::inbox::MySqlInbox;
-use outbox_consumer::{Event, HandlerError, Router, State, Tx};
+use outbox_consumer::{Event, HandlerError, Router, State};
 use outbox_saga::saga::{Participant, SagaCommand};
 use serde::Deserialize;
 use sqlx::MySqlPool;
@@ -40,11 +39,10 @@ async fn reserve(
     Event(wanted): Event<Stock>,
     command: SagaCommand,
     State(participant): State<Participant>,
-    tx: Tx<MySqlInbox>,
 ) -> Result<(), HandlerError> {
     let Stock { order, sku, quantity } = &wanted;
     participant
-        .handle(tx, &command, async |mut work| {
+        .handle(&command, async |mut work| {
             let reserved = sqlx::query("UPDATE stock SET free = free - ? WHERE sku = ? AND free >= ?")
                 .bind(quantity)
                 .bind(sku)
@@ -70,10 +68,9 @@ async fn release(
     Event(reserved): Event<Stock>,
     command: SagaCommand,
     State(participant): State<Participant>,
-    tx: Tx<MySqlInbox>,
 ) -> Result<(), HandlerError> {
     participant
-        .handle(tx, &command, async |mut work| {
+        .handle(&command, async |mut work| {
             sqlx::query("DELETE FROM reservations WHERE order_id = ?")
                 .bind(&reserved.order)
                 .execute(&mut **work)
@@ -111,9 +108,10 @@ async fn count(
 async fn main() -> Result<()> {
     let service = Service::open("saga-inventory", &TABLES).await?;
     let participant = order_saga::participant(&service.database).await?;
+    let inbox = participant.inbox();
     let commands =
         Router::new().on("ReserveStock", reserve).on("ReleaseStock", release).with_state(participant);
-    let commands = service.consumer("SAGA_ORDERS", "saga-inventory", commands).await?;
+    let commands = service.consumer_with(inbox, "SAGA_ORDERS", "saga-inventory", commands).await?;
     let routes = axum::Router::new().route("/stock/{sku}", put(count)).with_state(service.database.clone());
     service.run(routes, vec![commands]).await
 }

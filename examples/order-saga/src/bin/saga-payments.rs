@@ -11,8 +11,7 @@ use axum::extract::{Path, State as HttpState};
 use axum::http::StatusCode;
 use axum::routing::put;
 use order_flow::{Failure, Service};
-use outbox_consumer::inbox::MySqlInbox;
-use outbox_consumer::{Event, HandlerError, Router, State, Tx};
+use outbox_consumer::{Event, HandlerError, Router, State};
 use outbox_saga::saga::{Participant, SagaCommand};
 use serde::Deserialize;
 use sqlx::MySqlPool;
@@ -40,11 +39,10 @@ async fn take(
     Event(payment): Event<TakePayment>,
     command: SagaCommand,
     State(participant): State<Participant>,
-    tx: Tx<MySqlInbox>,
 ) -> Result<(), HandlerError> {
     let TakePayment { order, customer, cents } = &payment;
     participant
-        .handle(tx, &command, async |mut work| {
+        .handle(&command, async |mut work| {
             let taken = sqlx::query(
                 "UPDATE accounts SET balance_cents = balance_cents - ? WHERE customer = ? AND balance_cents >= ?",
             )
@@ -92,8 +90,9 @@ async fn set(
 async fn main() -> Result<()> {
     let service = Service::open("saga-payments", &TABLES).await?;
     let participant = order_saga::participant(&service.database).await?;
+    let inbox = participant.inbox();
     let commands = Router::new().on("TakePayment", take).with_state(participant);
-    let commands = service.consumer("SAGA_ORDERS", "saga-payments", commands).await?;
+    let commands = service.consumer_with(inbox, "SAGA_ORDERS", "saga-payments", commands).await?;
     let routes =
         axum::Router::new().route("/accounts/{customer}", put(set)).with_state(service.database.clone());
     service.run(routes, vec![commands]).await

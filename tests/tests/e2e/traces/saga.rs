@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use opentelemetry::trace::{SpanContext, TraceContextExt as _};
 use outbox_bridge_tests::{Bridge, STREAM, Stored, World};
-use outbox_consumer::inbox::MySqlInbox;
-use outbox_consumer::{Consumer, HandlerError, Router, Routes, State, Tx};
+use outbox_consumer::inbox::NoInbox;
+use outbox_consumer::{Consumer, HandlerError, Router, Routes, State};
 use outbox_event::header;
 use outbox_producer::{Error, NewEvent, Outbox};
 use outbox_saga::barrier::Barrier;
@@ -49,7 +49,6 @@ fn place_order() -> Result<Saga<Value>> {
 async fn take_part(
     command: SagaCommand,
     State((participant, pool)): State<(Participant, MySqlPool)>,
-    tx: Tx<MySqlInbox>,
 ) -> Result<(), HandlerError> {
     if command.step == "hold" && command.action.as_str() == "do" {
         let before = "SELECT CAST(COUNT(*) AS SIGNED) FROM outbox WHERE type = 'Hold'";
@@ -60,12 +59,11 @@ async fn take_part(
     }
     let pays = command.step == "pay";
     participant
-        .handle(tx, &command, async |work| Ok(if pays { work.refused("no money") } else { work.done() }))
+        .handle(&command, async |work| Ok(if pays { work.refused("no money") } else { work.done() }))
         .await
 }
 
-fn participants(pool: &MySqlPool) -> Routes<MySqlInbox> {
-    let participant = Participant::new(Barrier::new("saga_barrier"), Outbox::default());
+fn participants(participant: Participant, pool: &MySqlPool) -> Routes<NoInbox> {
     ["Reserve", "Release", "Hold", "LetGo", "Pay"]
         .into_iter()
         .fold(Router::new(), |router, event_type| router.on(event_type, take_part))
@@ -74,13 +72,13 @@ fn participants(pool: &MySqlPool) -> Routes<MySqlInbox> {
 
 async fn consume(
     world: &World,
-    pool: &MySqlPool,
     durable: &str,
-    routes: Routes<MySqlInbox>,
+    inbox: NoInbox,
+    routes: Routes<NoInbox>,
     stop: &CancellationToken,
 ) -> Result<()> {
     let consumer = Consumer::builder(world.nats.client().await?, STREAM, durable);
-    let consumer = consumer.build(MySqlInbox::new(pool.clone()), routes).await?;
+    let consumer = consumer.build(inbox, routes).await?;
     tokio::spawn({
         let stop = stop.clone();
         async move { consumer.run(stop).await }
@@ -150,8 +148,11 @@ async fn all_that_belongs_to_a_saga_is_of_the_trace_that_it_was_started_in() -> 
     .await?;
 
     let stop = CancellationToken::new();
-    consume(&world, &pool, "participants", participants(&pool), &stop).await?;
-    consume(&world, &pool, "orchestrator", sagas.replies().with_state(sagas.clone()), &stop).await?;
+    let participant = Participant::new(pool.clone(), Barrier::new("saga_barrier"), Outbox::default());
+    let inbox = participant.inbox();
+    consume(&world, "participants", inbox, participants(participant, &pool), &stop).await?;
+    let replies = sagas.replies().with_state(sagas.clone());
+    consume(&world, "orchestrator", sagas.inbox(), replies, &stop).await?;
     tokio::spawn({
         let (sagas, stop) = (sagas.clone(), stop.clone());
         async move { sagas.run(stop).await }

@@ -44,14 +44,16 @@ async fn main() -> Result<()> {
     let mut consumers = Vec::new();
     for stream in ["SAGA_INVENTORY", "SAGA_ORDERS", "SAGA_PAYMENTS"] {
         let replies = sagas.replies().with_state(sagas.clone());
-        consumers.push(service.consumer(stream, "saga-orchestrator", replies).await?);
+        consumers.push(service.consumer_with(sagas.inbox(), stream, "saga-orchestrator", replies).await?);
     }
+    let participant = order_saga::participant(&service.database).await?;
+    let inbox = participant.inbox();
     let commands = Router::new()
         .on("CreateOrder", orders::create)
         .on("CancelOrder", orders::cancel)
         .on("ConfirmOrder", orders::confirm)
-        .with_state(order_saga::participant(&service.database).await?);
-    consumers.push(service.consumer("SAGA_ORDERS", "saga-orders", commands).await?);
+        .with_state(participant);
+    consumers.push(service.consumer_with(inbox, "SAGA_ORDERS", "saga-orders", commands).await?);
 
     let timers = sagas.clone();
     tokio::spawn(async move { timers.run(CancellationToken::new()).await });

@@ -1,7 +1,6 @@
 //! The participant that has the orders: commands come to it as to any other, though its service also sends them.
 
-use outbox_consumer::inbox::MySqlInbox;
-use outbox_consumer::{Event, HandlerError, State, Tx};
+use outbox_consumer::{Event, HandlerError, State};
 use outbox_saga::saga::{Participant, SagaCommand};
 
 use crate::saga::Order;
@@ -10,10 +9,9 @@ pub(crate) async fn create(
     Event(order): Event<Order>,
     command: SagaCommand,
     State(participant): State<Participant>,
-    tx: Tx<MySqlInbox>,
 ) -> Result<(), HandlerError> {
     participant
-        .handle(tx, &command, async |mut work| {
+        .handle(&command, async |mut work| {
             sqlx::query(
                 "INSERT INTO orders (id, customer, sku, quantity, total_cents, status) VALUES (?, ?, ?, ?, ?, 'pending')",
             )
@@ -33,18 +31,16 @@ pub(crate) async fn cancel(
     order: Event<Order>,
     command: SagaCommand,
     participant: State<Participant>,
-    tx: Tx<MySqlInbox>,
 ) -> Result<(), HandlerError> {
-    set_status(order, command, participant, tx, "cancelled").await
+    set_status(order, command, participant, "cancelled").await
 }
 
 pub(crate) async fn confirm(
     order: Event<Order>,
     command: SagaCommand,
     participant: State<Participant>,
-    tx: Tx<MySqlInbox>,
 ) -> Result<(), HandlerError> {
-    set_status(order, command, participant, tx, "confirmed").await
+    set_status(order, command, participant, "confirmed").await
 }
 
 /// `pending` is the semantic lock: whoever reads the order sees that it may still be cancelled.
@@ -52,11 +48,10 @@ async fn set_status(
     Event(order): Event<Order>,
     command: SagaCommand,
     State(participant): State<Participant>,
-    tx: Tx<MySqlInbox>,
     status: &str,
 ) -> Result<(), HandlerError> {
     participant
-        .handle(tx, &command, async |mut work| {
+        .handle(&command, async |mut work| {
             let changed = sqlx::query("UPDATE orders SET status = ? WHERE id = ? AND status = 'pending'")
                 .bind(status)
                 .bind(&order.order)
