@@ -11,7 +11,7 @@ use axum::routing::post;
 use outbox_saga::barrier::Barrier;
 use outbox_saga::tcc::http::{self, HttpEndpoint};
 use outbox_saga::tcc::{BranchError, Coordinator, NewTransaction, Participant, ParticipantService};
-use serde_json::{Value, json};
+use serde_json::Value;
 use sqlx::{MySql, MySqlPool, Transaction};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -70,7 +70,7 @@ impl Participant for Branch {
     async fn try_(&self, tx: &mut Transaction<'_, MySql>, row: &u64) -> Result<Value, BranchError> {
         match Self::update(tx, self.try_, *row).await? {
             0 => Err(BranchError::refused("there is nothing left")),
-            _ => Ok(json!({})),
+            _ => Ok(Value::Null),
         }
     }
 

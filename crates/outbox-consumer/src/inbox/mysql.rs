@@ -341,9 +341,18 @@ impl Inbox for MySqlInbox {
     }
 }
 
-/// A database that does not answer.
-pub(super) fn unanswered(err: sqlx::Error) -> InboxError {
-    InboxError::new(sql::kind(&err, kind_of_code), "the handlers' database does not answer", Some(Box::new(err)))
+/// Whether there is a database to write to.
+pub(super) async fn probe(pool: &MySqlPool) -> Result<(), InboxError> {
+    const READ_ONLY: &str = "SELECT CAST(@@global.read_only AS CHAR) NOT IN ('0', 'OFF')";
+    let read_only = sqlx::query_scalar(READ_ONLY).fetch_one(pool).await.map_err(|err| {
+        let kind = sql::kind(&err, kind_of_code);
+        InboxError::new(kind, "the handlers' database does not answer", Some(Box::new(err)))
+    })?;
+    if read_only {
+        let message = "the handlers' database is read-only, as a replica is until it is promoted";
+        return Err(InboxError::new(InboxErrorKind::Unavailable, message, None));
+    }
+    Ok(())
 }
 
 fn number(err: &sqlx::Error) -> Option<u16> {

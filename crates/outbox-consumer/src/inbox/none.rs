@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 #[cfg(feature = "mysql")]
-use sqlx::{Connection as _, MySqlPool};
+use sqlx::MySqlPool;
 
 use super::{Begun, Inbox, InboxError, InboxKey};
 
@@ -37,8 +37,8 @@ impl NoInbox {
         Self::default()
     }
 
-    /// The handlers work in this database: while it cannot be reached, a failed handler is no failed attempt, and nothing more
-    /// is fetched.
+    /// The handlers write to this database: while it cannot be reached, or is read-only, a failed handler is no failed attempt, and nothing
+    /// more is fetched.
     #[cfg(feature = "mysql")]
     #[must_use]
     pub fn watch_mysql(self, pool: MySqlPool) -> Self {
@@ -64,11 +64,7 @@ impl Inbox for NoInbox {
     async fn probe(&self, _: &str) -> Result<(), InboxError> {
         #[cfg(feature = "mysql")]
         if let Some(pool) = self.watched.clone() {
-            return super::sql::to_the_end(async move {
-                let answered = async { pool.acquire().await?.ping().await };
-                answered.await.map_err(super::mysql::unanswered)
-            })
-            .await;
+            return super::sql::to_the_end(async move { super::mysql::probe(&pool).await }).await;
         }
         Ok(())
     }

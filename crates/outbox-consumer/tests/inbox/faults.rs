@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use outbox_consumer::inbox::{Begun, Inbox as _, InboxErrorKind};
+use outbox_consumer::inbox::{Begun, Inbox as _, InboxErrorKind, NoInbox};
 use testbed::{Direction, FaultyProxy, eventually};
 
 use crate::bed::{Bed, MySqlBed, PostgresBed};
@@ -89,6 +89,26 @@ async fn a_database_that_is_away_or_read_only_is_unavailable<B: Bed>() -> Result
     let err = refusal(&inbox, &key("1")).await;
     assert_eq!(err.kind(), InboxErrorKind::Unavailable, "{err:?}");
     let err = inbox.prepare().await.expect_err("it is read-only");
+    assert_eq!(err.kind(), InboxErrorKind::Unavailable, "{err:?}");
+    Ok(())
+}
+
+/// Handlers without an inbox have a database all the same.
+#[tokio::test]
+async fn without_an_inbox_the_database_is_looked_at() -> Result<()> {
+    let mut bed = MySqlBed::<false>::start().await?;
+    let inbox = NoInbox::new().watch_mysql(bed.inbox_at("root", bed.port(), 1)?.pool);
+    inbox.probe("stock").await?;
+    bed.kill().await?;
+    let err = inbox.probe("stock").await.expect_err("it is away");
+    assert_eq!(err.kind(), InboxErrorKind::Unavailable, "{err:?}");
+    // What is said of a handler's failure comes from the probe alone.
+    assert!(matches!(inbox.begin(&key("1")).await?, Begun::New(())));
+    NoInbox::new().probe("stock").await?;
+    bed.restart().await?;
+    inbox.probe("stock").await?;
+    bed.exec(MySqlBed::<false>::READ_ONLY).await?;
+    let err = inbox.probe("stock").await.expect_err("it is read-only");
     assert_eq!(err.kind(), InboxErrorKind::Unavailable, "{err:?}");
     Ok(())
 }

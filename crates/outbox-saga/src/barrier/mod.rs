@@ -185,14 +185,23 @@ impl<Db: BarrierDatabase> Barrier<Db> {
         let failed = |err| self.failed("enter", key, err);
         let found = match State::of_unknown(operation) {
             Some(first) => Db::insert_or_lock(tx, &self.table, key, first).await.map_err(failed)?,
-            None => Db::lock(tx, &self.table, key).await.map_err(failed)?,
+            None => {
+                // What nearly every confirm comes to, in one statement.
+                let (from, to) = (State::Done, State::of_run(operation));
+                if state::decide(Some(from), operation) == Decision::Run(to)
+                    && Db::write_state(tx, &self.table, key, from, to).await.map_err(failed)?
+                {
+                    return Ok(Entered::First);
+                }
+                Db::lock(tx, &self.table, key).await.map_err(failed)?
+            }
         };
         let before = found.as_ref().map(|found| found.state);
         match state::decide(before, operation) {
             Decision::Run(next) => {
-                // The insert has written the state already.
-                if before.is_some() {
-                    Db::write_state(tx, &self.table, key, next).await.map_err(failed)?;
+                // The insert has written the state already; what it has found instead is locked.
+                if let Some(before) = before {
+                    Db::write_state(tx, &self.table, key, before, next).await.map_err(failed)?;
                 }
                 Ok(Entered::First)
             }

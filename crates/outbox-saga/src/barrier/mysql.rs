@@ -120,16 +120,19 @@ impl Dialect for MySql {
         tx: &mut Transaction<'_, MySql>,
         table: &TableName,
         key: &BarrierKey,
-        state: State,
-    ) -> Result<(), sqlx::Error> {
-        let statement = format!("UPDATE {table} SET state = ?, updated_at = UTC_TIMESTAMP(6) {OF_KEY}");
-        sqlx::query(&statement)
-            .bind(state.name())
+        from: State,
+        to: State,
+    ) -> Result<bool, sqlx::Error> {
+        let statement =
+            format!("UPDATE {table} SET state = ?, updated_at = UTC_TIMESTAMP(6) {OF_KEY} AND state = ?");
+        let found = sqlx::query(&statement)
+            .bind(to.name())
             .bind(&key.transaction)
             .bind(&key.branch)
+            .bind(from.name())
             .execute(&mut **tx)
             .await?;
-        Ok(())
+        Ok(found.rows_affected() == 1)
     }
 
     async fn write_answer(

@@ -118,16 +118,20 @@ impl Dialect for Postgres {
         tx: &mut Transaction<'_, Postgres>,
         table: &TableName,
         key: &BarrierKey,
-        state: State,
-    ) -> Result<(), sqlx::Error> {
-        let statement = format!("UPDATE {table} SET state = $3, updated_at = clock_timestamp() {OF_KEY}");
-        sqlx::query(&statement)
+        from: State,
+        to: State,
+    ) -> Result<bool, sqlx::Error> {
+        let statement = format!(
+            "UPDATE {table} SET state = $3, updated_at = clock_timestamp() {OF_KEY} AND state = $4"
+        );
+        let found = sqlx::query(&statement)
             .bind(&key.transaction)
             .bind(&key.branch)
-            .bind(state.name())
+            .bind(to.name())
+            .bind(from.name())
             .execute(&mut **tx)
             .await?;
-        Ok(())
+        Ok(found.rows_affected() == 1)
     }
 
     async fn write_answer(

@@ -87,12 +87,14 @@ pub trait Dialect: Database {
         key: &BarrierKey,
     ) -> impl Future<Output = Outcome<Option<Found>>> + Send;
 
+    /// Writes the state `to` in place of `from`; tells whether there was the row in that state.
     fn write_state(
         tx: &mut Transaction<'_, Self>,
         table: &TableName,
         key: &BarrierKey,
-        state: State,
-    ) -> impl Future<Output = Outcome<()>> + Send;
+        from: State,
+        to: State,
+    ) -> impl Future<Output = Outcome<bool>> + Send;
 
     /// Writes the answer, and the state if there is one; tells whether there was the row.
     fn write_answer(

@@ -182,9 +182,8 @@ const BEGIN_ATTEMPTS_MAX: u32 = 5;
 pub struct Participant {
     transactions: Transactions,
     barrier: Barrier,
+    /// It need not make sure that the transaction is still there, since the barrier does.
     outbox: Outbox,
-    /// Where the barrier has made sure already that the transaction is still there.
-    verified: Outbox,
 }
 
 impl Participant {
@@ -192,8 +191,7 @@ impl Participant {
     /// handled holds one of the pool's connections.
     #[must_use]
     pub fn new(pool: MySqlPool, barrier: Barrier, outbox: Outbox) -> Self {
-        let verified = outbox.clone().with_verification(false);
-        Self { transactions: Transactions::new(pool), barrier, outbox, verified }
+        Self { transactions: Transactions::new(pool), barrier, outbox: outbox.with_verification(false) }
     }
 
     /// What the consumer of the commands has in place of an inbox: while the database is away no command counts as failed.
@@ -229,7 +227,7 @@ impl Participant {
             match is_first {
                 true if answered.answer.refused => participant.refuse(&command, answered).await,
                 true => participant.keep(&command, answered).await,
-                false => participant.reply(&participant.verified, &command, answered).await,
+                false => participant.reply(&command, answered).await,
             }
         })
         .await
@@ -259,13 +257,14 @@ impl Participant {
 
     /// Keeps the answer for repetitions, and commits it with the work.
     async fn keep(&self, command: &SagaCommand, mut answered: Answered) -> Result<(), HandlerError> {
-        let stored = serde_json::to_value(&answered.answer)?;
-        let kept = self.barrier.record_answer(&mut answered.tx, &command.barrier_key(), &stored).await;
-        kept.map_err(of_handler)?;
+        let (key, stored) = (command.barrier_key(), serde_json::to_value(&answered.answer)?);
+        if command.action == Action::Undo {
+            // Its answer is kept in the row of its do, which is there though the transaction may be lost.
+            self.barrier.verify(&mut answered.tx, &key, Operation::Undo).await.map_err(of_handler)?;
+        }
+        self.barrier.record_answer(&mut answered.tx, &key, &stored).await.map_err(of_handler)?;
         tracing::debug!(saga = command.saga, step = command.step, action = %command.action, "handled");
-        // An undo's answer is kept in the row of its do, which is there though the transaction may be lost.
-        let outbox = if command.action == Action::Do { &self.verified } else { &self.outbox };
-        self.reply(outbox, command, answered).await
+        self.reply(command, answered).await
     }
 
     /// Takes the work back, and keeps the refusal in a transaction of its own. If the same command has come to an end elsewhere
@@ -284,19 +283,14 @@ impl Participant {
             }
             other => repeated(other)?,
         };
-        self.reply(&self.verified, command, Answered { tx, answer }).await
+        self.reply(command, Answered { tx, answer }).await
     }
 
-    async fn reply(
-        &self,
-        outbox: &Outbox,
-        command: &SagaCommand,
-        answered: Answered,
-    ) -> Result<(), HandlerError> {
+    async fn reply(&self, command: &SagaCommand, answered: Answered) -> Result<(), HandlerError> {
         let Answered { mut tx, answer } = answered;
         let (kind, id) = answer.aggregate.unwrap_or_else(|| ("saga".to_owned(), command.saga.clone()));
         let event = NewEvent::json(kind, id, answer.event_type, &answer.payload)?;
-        outbox.write(&mut tx, command.mark(event)).await?;
+        self.outbox.write(&mut tx, command.mark(event)).await?;
         self.transactions.commit(tx).await.map_err(|error| {
             if is_lost(&error) {
                 return HandlerError::permanent("the work has ended its transaction: it must leave the commit to the participant");

@@ -31,8 +31,10 @@ pub struct StepShape {
     /// How long an answer may take, in milliseconds.
     pub timeout_ms: u64,
     /// When its command is sent again.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub retry: Retry,
     /// When its compensation's command is sent again.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub compensation_retry: Retry,
 }
 
@@ -47,6 +49,11 @@ pub struct Retry {
     pub max_ms: u64,
     /// How much of a delay is chance, in per cent: with 20, the default, a delay of 10 s is between 8 and 10 s.
     pub jitter_percent: u8,
+}
+
+/// What is as usual is left out of the stored state, which is written with each transition.
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Default for Retry {

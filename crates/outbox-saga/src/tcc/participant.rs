@@ -262,12 +262,10 @@ impl<P: Participant> Shared<P> {
             BranchError::Failed(err) => failed::<P::Database>(err),
         })?;
         // Each finds a transaction that the participant has ended, or lost without telling.
-        match operation {
-            Operation::Try => self.barrier.record_answer(tx, key, &value).await.map_err(barred)?,
-            Operation::Confirm | Operation::Cancel if P::Database::COMMIT_VERIFIES => {}
-            Operation::Confirm | Operation::Cancel => {
-                self.barrier.verify(tx, key, entering(operation)).await.map_err(barred)?;
-            }
+        if !value.is_null() {
+            self.barrier.record_answer(tx, key, &value).await.map_err(barred)?;
+        } else if !P::Database::COMMIT_VERIFIES {
+            self.barrier.verify(tx, key, entering(operation)).await.map_err(barred)?;
         }
         Ok(Answer::Accepted(value))
     }

@@ -8,10 +8,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream::{self, stream};
 use async_nats::{Client, HeaderMap};
+use futures_util::StreamExt as _;
 use outbox_consumer::inbox::NoInbox;
 use outbox_consumer::{Consumer, RetryPolicy, Routes};
 use outbox_producer::{Outbox, Uuid};
-use outbox_saga::saga::{Orchestrator, Saga, Started};
+use outbox_saga::saga::{Orchestrator, Replier, SAGA_ACTION, SAGA_ID, SAGA_STEP, Saga, Started};
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlSslMode};
 use sqlx::{MySqlPool, Row as _};
 use testbed::{Flavour, MySql, Nats, eventually};
@@ -22,6 +23,8 @@ use crate::shop::{self, Order};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const STREAM: &str = "SHOP";
+/// Where those reply who have no database.
+pub(crate) const REPLIES: &str = "shop.replies";
 const ORCHESTRATOR: &str = "orchestrator";
 const OUTBOX: &str = "CREATE TABLE outbox (
     seq BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, id BINARY(16) NOT NULL UNIQUE,
@@ -142,6 +145,66 @@ impl Bed {
         let consumer = consumer.build(inbox, routes).await?;
         let stop = stop.clone();
         Ok(tokio::spawn(async move { Ok(consumer.run(stop).await?) }))
+    }
+
+    /// Runs a consumer to the end of the test.
+    pub(crate) async fn run(&mut self, durable: &str, inbox: NoInbox, routes: Routes<NoInbox>) -> Result<()> {
+        let consumer = self.consume(durable, inbox, routes, &self.stop).await?;
+        self.tasks.push(consumer);
+        Ok(())
+    }
+
+    pub(crate) fn replier(&self) -> Replier {
+        Replier::new(self.client.clone(), REPLIES)
+    }
+
+    /// How many messages of this subject there are.
+    pub(crate) async fn replies(&self, subject: &str) -> Result<usize> {
+        let stream = jetstream::new(self.client.clone()).get_stream(STREAM).await?;
+        let mut subjects = stream.info_with_subjects(subject).await?;
+        let mut count = 0;
+        while let Some(subject) = subjects.next().await {
+            count += subject?.1;
+        }
+        Ok(count)
+    }
+
+    /// Publishes a reply to a do as a participant might.
+    pub(crate) async fn publish_reply(
+        &self,
+        event_type: &str,
+        saga: &str,
+        step: &str,
+        payload: &str,
+    ) -> Result<()> {
+        let mut headers = HeaderMap::new();
+        let id = Uuid::now_v7().to_string();
+        for (name, value) in [
+            ("ce-id", id.as_str()),
+            ("ce-type", event_type),
+            (SAGA_ID, saga),
+            (SAGA_STEP, step),
+            (SAGA_ACTION, "do"),
+        ] {
+            headers.insert(name, value);
+        }
+        let jetstream = jetstream::new(self.client.clone());
+        jetstream.publish_with_headers(REPLIES, headers, payload.to_owned().into()).await?.await?;
+        Ok(())
+    }
+
+    /// How many messages the orchestrator has given up.
+    pub(crate) async fn dead_letters(&self) -> Result<u64> {
+        let mut names = jetstream::new(self.client.clone()).stream_names();
+        let mut count = 0;
+        while let Some(name) = names.next().await {
+            let name = name?;
+            if name != STREAM && !name.starts_with("KV_") && !name.starts_with("OBJ_") {
+                let stream = jetstream::new(self.client.clone()).get_stream(&name).await?;
+                count += stream.cached_info().state.messages;
+            }
+        }
+        Ok(count)
     }
 
     /// How many messages the orchestrator has not acknowledged.

@@ -5,8 +5,10 @@ mod bed;
 mod clean_up;
 mod flow;
 mod operators;
+mod participants;
 mod shop;
 mod time;
+mod together;
 mod versions;
 
 /// Runs the same tests for MySQL and MariaDB.

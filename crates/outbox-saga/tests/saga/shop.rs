@@ -31,8 +31,8 @@ impl Order {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct StockReserved {
-    order: String,
-    shelf: String,
+    pub(crate) order: String,
+    pub(crate) shelf: String,
 }
 
 impl Reply for StockReserved {

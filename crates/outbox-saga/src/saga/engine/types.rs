@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::saga::shape::{Shape, StepShape};
+use crate::saga::shape::{Shape, StepShape, is_default};
 
 /// An instance of a saga: where each of its steps is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -12,14 +12,19 @@ pub struct Instance {
     /// How the saga stands as a whole.
     pub status: Status,
     /// Whether it goes back: what was done is undone.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub backward: bool,
     /// Whether an operator had it compensated although its pivot was passed.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub aborted: bool,
     /// Why it was compensated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// How long the whole may take, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
     /// When the whole is to have ended, in milliseconds since 1970; not set when there is no limit or it is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<u64>,
     /// The steps, in the order of their stages.
     pub steps: Vec<Step>,
@@ -37,10 +42,13 @@ pub struct Step {
     /// A repetition belongs to the round of its first command; a retry after a refusal begins another one. From 1.
     pub round: u32,
     /// Whether this round was refused.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub refused: bool,
     /// When something is to happen though no answer comes, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due: Option<u64>,
     /// What went wrong with it last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
