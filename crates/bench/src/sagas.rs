@@ -63,10 +63,7 @@ struct Service {
     business: &'static str,
 }
 
-async fn serve(
-    command: SagaCommand,
-    State(service): State<Service>,
-) -> Result<(), HandlerError> {
+async fn serve(command: SagaCommand, State(service): State<Service>) -> Result<(), HandlerError> {
     let row = row_of(&command.saga);
     let work = async |mut work: outbox_saga::saga::Work| {
         sqlx::query(service.business).bind(row).execute(&mut **work).await?;
@@ -120,7 +117,11 @@ fn place_order() -> Result<Saga<Order>> {
 }
 
 fn replies() -> stream::Config {
-    stream::Config { name: REPLIES.to_owned(), subjects: vec![REPLIES.to_owned()], ..stream::Config::default() }
+    stream::Config {
+        name: REPLIES.to_owned(),
+        subjects: vec![REPLIES.to_owned()],
+        ..stream::Config::default()
+    }
 }
 
 pub(crate) async fn measure(scale: &Scale) -> Result<Vec<Measurement>> {
@@ -203,7 +204,8 @@ impl Running {
                 let outbox = Outbox::new(&format!("shop.outbox_{number}"))?;
                 let participant = Participant::new(running.pool.clone(), barrier.clone(), outbox);
                 let inbox = participant.inbox();
-                let routes = Router::new().on(command, serve).with_state(Service { participant, business: update });
+                let routes =
+                    Router::new().on(command, serve).with_state(Service { participant, business: update });
                 running.consume(field, "ORDERS_0", subject, inbox, routes, CONCURRENCY).await?;
                 running.take_replies(field, &format!("ORDERS_{number}")).await?;
             } else {

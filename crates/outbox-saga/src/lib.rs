@@ -14,4 +14,5 @@ pub mod inspect;
 pub mod page;
 pub mod saga;
 pub mod tcc;
+mod together;
 mod trace;

@@ -121,9 +121,8 @@ impl Dialect for Postgres {
         from: State,
         to: State,
     ) -> Result<bool, sqlx::Error> {
-        let statement = format!(
-            "UPDATE {table} SET state = $3, updated_at = clock_timestamp() {OF_KEY} AND state = $4"
-        );
+        let statement =
+            format!("UPDATE {table} SET state = $3, updated_at = clock_timestamp() {OF_KEY} AND state = $4");
         let found = sqlx::query(&statement)
             .bind(&key.transaction)
             .bind(&key.branch)

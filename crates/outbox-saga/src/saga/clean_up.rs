@@ -48,10 +48,8 @@ async fn remove(pool: &MySqlPool, end: Status, age: Duration, limit: u32) -> Res
     const OLD: &str = "SELECT CAST(id AS CHAR) FROM saga_instances WHERE status = ? \
          AND updated_at < UTC_TIMESTAMP(6) - INTERVAL ? MICROSECOND ORDER BY updated_at LIMIT ? \
          FOR UPDATE SKIP LOCKED";
-    const PARTS: [&str; 2] = [
-        "DELETE FROM saga_history WHERE saga_id = ?",
-        "DELETE FROM saga_instances WHERE id = ?",
-    ];
+    const PARTS: [&str; 2] =
+        ["DELETE FROM saga_history WHERE saga_id = ?", "DELETE FROM saga_instances WHERE id = ?"];
     let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
     let mut tx = pool.begin_with(BEGIN_CLAIM).await?;
     let old = sqlx::query_scalar(OLD).bind(end.as_str()).bind(age).bind(limit);

@@ -19,9 +19,10 @@ use super::definition::Saga;
 use super::engine::Input;
 use super::error::{SagaError, SagaErrorKind};
 use super::message::{DONE, REFUSED, ReplyTo, UNDONE};
-use super::replies::{Queue, Reply};
+use super::replies::Reply;
 use super::transition::{Transition, moment};
 use super::{metrics, store};
+use crate::together::Together;
 
 /// What the tables and the participants' barriers hold.
 const ID_BYTES_MAX: usize = 128;
@@ -39,7 +40,7 @@ pub struct Orchestrator {
     pub(super) own: Outbox,
     /// Those of the replies.
     pub(super) transactions: Transactions,
-    pub(super) queue: Queue,
+    pub(super) queue: Together<Reply, Result<(), SagaError>>,
     clock: Clock,
     codes: Arc<HashMap<(String, u32), Arc<dyn AnyCode>>>,
 }

@@ -55,9 +55,7 @@ impl Answer {
     /// As the answer to this action: an undo cannot be refused, and what is plainly done was undone then.
     pub(super) fn to(self, action: Action) -> Result<Self, HandlerError> {
         match action {
-            Action::Undo if self.refused => {
-                Err(HandlerError::transient("a compensation cannot be refused"))
-            }
+            Action::Undo if self.refused => Err(HandlerError::transient("a compensation cannot be refused")),
             Action::Undo if self.event_type == DONE => Ok(Self::undone()),
             _ => Ok(self),
         }
@@ -293,7 +291,9 @@ impl Participant {
         self.outbox.write(&mut tx, command.mark(event)).await?;
         self.transactions.commit(tx).await.map_err(|error| {
             if is_lost(&error) {
-                return HandlerError::permanent("the work has ended its transaction: it must leave the commit to the participant");
+                return HandlerError::permanent(
+                    "the work has ended its transaction: it must leave the commit to the participant",
+                );
             }
             error.into()
         })

@@ -72,7 +72,11 @@ impl Replier {
     /// # Errors
     ///
     /// As [`done`](Self::done), and a permanent failure when the event cannot be serialised.
-    pub async fn done_with<E: Event + Sync>(&self, command: &SagaCommand, event: &E) -> Result<(), HandlerError> {
+    pub async fn done_with<E: Event + Sync>(
+        &self,
+        command: &SagaCommand,
+        event: &E,
+    ) -> Result<(), HandlerError> {
         self.send(command, Answer::of(event, false)?).await
     }
 

@@ -1,17 +1,13 @@
 //! Replies, taken in many at a time.
 //!
-//! A transaction costs a database far more than a row, so the replies that have come while one transaction was written are taken in by the next
-//! one, together. None waits for another one to come. What would hold the others up is taken in by itself: a saga whose row somebody has locked, and whatever
-//! makes the transaction fail.
+//! What would hold the others up is taken in by itself: a saga whose row somebody has locked, and whatever makes the transaction fail.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ::metrics::counter;
 use bytes::Bytes;
 use outbox_consumer::HandlerError;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tracing::Span;
 
 use super::error::SagaError;
@@ -21,9 +17,6 @@ use super::store::Row;
 use super::transition::{self, Transition, moment};
 use super::{metrics, store};
 
-/// How many replies one transaction takes in.
-const TOGETHER_MAX: usize = 32;
-
 /// A reply, and the span that handles its message.
 #[derive(Debug)]
 pub(super) struct Reply {
@@ -31,38 +24,6 @@ pub(super) struct Reply {
     pub(super) event_type: String,
     pub(super) payload: Bytes,
     pub(super) span: Span,
-}
-
-type Answer = oneshot::Sender<Result<(), SagaError>>;
-
-/// Replies that wait to be taken in. Clones are the same queue.
-#[derive(Clone, Default)]
-pub(super) struct Queue {
-    state: Arc<Mutex<State>>,
-}
-
-#[derive(Default)]
-struct State {
-    waiting: VecDeque<(Reply, Answer)>,
-    /// The task that takes them in. It may have been ended with its runtime.
-    worker: Option<JoinHandle<()>>,
-}
-
-impl Queue {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Those that are next; `None` if there are none, and whoever takes them in ends.
-    fn next(&self) -> Option<(Vec<Reply>, Vec<Answer>)> {
-        let mut state = self.lock();
-        if state.waiting.is_empty() {
-            state.worker = None;
-            return None;
-        }
-        let count = state.waiting.len().min(TOGETHER_MAX);
-        Some(state.waiting.drain(..count).unzip())
-    }
 }
 
 /// What became of a reply.
@@ -76,17 +37,10 @@ enum Taken {
 impl Orchestrator {
     /// Takes a reply in, with others that come meanwhile.
     pub(super) async fn reply(&self, reply: Reply) -> Result<(), HandlerError> {
-        let (answer, answered) = oneshot::channel();
-        {
-            let mut state = self.queue.lock();
-            state.waiting.push_back((reply, answer));
-            if state.worker.as_ref().is_none_or(JoinHandle::is_finished) {
-                state.worker = Some(tokio::spawn(self.clone().take_replies_in()));
-            }
-        }
-        match answered.await {
-            Ok(answer) => answer.map_err(SagaError::of_handler),
-            Err(_) => Err(HandlerError::transient("the definition of the saga panicked, or the runtime ended")),
+        let sagas = self.clone();
+        match self.queue.ask(reply, || sagas.take_replies_in()).await {
+            Some(answer) => answer.map_err(SagaError::of_handler),
+            None => Err(HandlerError::transient("the definition of the saga panicked, or the runtime ended")),
         }
     }
 
@@ -110,12 +64,14 @@ impl Orchestrator {
             for (index, (answer, taken)) in answers.into_iter().zip(taken).enumerate() {
                 match taken {
                     // Nobody waits if the handler took too long.
-                    Taken::Answered(result) => drop(answer.send(result)),
+                    Taken::Answered(result) => {
+                        answer.send(result).ok();
+                    }
                     Taken::Apart => {
                         let (sagas, replies) = (self.clone(), Arc::clone(&replies));
                         tokio::spawn(async move {
                             if let Some(reply) = replies.get(index) {
-                                drop(answer.send(sagas.apart(reply).await));
+                                answer.send(sagas.apart(reply).await).ok();
                             }
                         });
                     }

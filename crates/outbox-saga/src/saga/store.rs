@@ -7,6 +7,7 @@ use sqlx::{MySql, MySqlPool, Row as _, Transaction};
 
 use super::engine::{Instance, Note};
 use super::error::SagaError;
+use crate::together::{batches, places};
 
 /// The statements that make the tables, and the view of what their `state` says of the steps, in the schema of the orchestrator's service.
 //
@@ -116,7 +117,7 @@ pub(super) async fn lock_free(tx: &mut Tx<'_>, ids: &[&str]) -> Result<HashMap<S
     // The index is named since the server would read, and lock, all of a small table for a long list.
     let mut rows = HashMap::new();
     for ids in batches(ids) {
-        let places = vec!["?"; ids.len()].join(", ");
+        let places = places(ids.len(), "?");
         let statement = format!(
             "SELECT {COLUMNS}, {NOW}, CAST(id AS CHAR) FROM saga_instances FORCE INDEX (PRIMARY) WHERE id IN ({places}) \
              FOR UPDATE SKIP LOCKED"
@@ -145,7 +146,7 @@ pub(super) async fn due(
     known: &[(String, u32)],
     limit: u32,
 ) -> Result<Vec<String>, sqlx::Error> {
-    let places = vec!["(?, ?)"; known.len()].join(", ");
+    let places = places(known.len(), "(?, ?)");
     let statement = format!(
         "SELECT CAST(id AS CHAR) FROM saga_instances WHERE wake_at <= UTC_TIMESTAMP(6) AND (name, version) IN ({places}) \
          ORDER BY wake_at LIMIT ?"
@@ -169,7 +170,7 @@ pub(super) async fn unattended(
     pool: &MySqlPool,
     known: &[(String, u32)],
 ) -> Result<Vec<(String, u32, i64)>, sqlx::Error> {
-    let places = vec!["(?, ?)"; known.len()].join(", ");
+    let places = places(known.len(), "(?, ?)");
     let statement = format!(
         "SELECT name, version, COUNT(*) FROM saga_instances WHERE wake_at < UTC_TIMESTAMP(6) - INTERVAL 1 MINUTE \
          AND (name, version) NOT IN ({places}) GROUP BY name, version ORDER BY name, version"
@@ -206,22 +207,6 @@ pub(super) struct HistoryRow<'a> {
     pub(super) saga: &'a str,
     pub(super) step: Option<&'a str>,
     pub(super) note: &'a Note,
-}
-
-/// The rows of one statement each: of few lengths, so that the connection's cache holds the statements.
-fn batches<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
-    const ANY_LENGTH_MAX: usize = 8;
-    const LENGTH_MAX: usize = 32;
-    std::iter::from_fn(move || {
-        let length = match rows.len() {
-            0 => return None,
-            few @ 1..=ANY_LENGTH_MAX => few,
-            many => 1 << many.min(LENGTH_MAX).ilog2(),
-        };
-        let (batch, rest) = rows.split_at(length);
-        rows = rest;
-        Some(batch)
-    })
 }
 
 /// Inserts a saga as it is after its first transition; gives whether there was none with this id.
@@ -264,7 +249,7 @@ pub(super) async fn update(tx: &mut Tx<'_>, changes: &[Change<'_>]) -> Result<()
             let statement = format!(
                 "INSERT INTO saga_instances (id, name, version, status, data, state, error, wake_at, request, created_at, \
                  updated_at) VALUES {} ON DUPLICATE KEY UPDATE {update}",
-                vec![place.as_str(); changes.len()].join(", ")
+                places(changes.len(), &place)
             );
             let mut query = sqlx::query(&statement);
             for change in changes {
@@ -281,7 +266,7 @@ pub(super) async fn update(tx: &mut Tx<'_>, changes: &[Change<'_>]) -> Result<()
 /// Appends to the history.
 pub(super) async fn write_history(tx: &mut Tx<'_>, lines: &[HistoryRow<'_>]) -> Result<(), sqlx::Error> {
     for lines in batches(lines) {
-        let places = vec!["(?, UTC_TIMESTAMP(6), ?, ?, ?, ?, ?)"; lines.len()].join(", ");
+        let places = places(lines.len(), "(?, UTC_TIMESTAMP(6), ?, ?, ?, ?, ?)");
         let statement = format!(
             "INSERT INTO saga_history (saga_id, at, step, from_status, to_status, cause, error) VALUES {places}"
         );
@@ -336,26 +321,4 @@ fn cut(text: &str) -> String {
 
 fn microseconds(milliseconds: Option<u64>) -> Option<i64> {
     milliseconds.map(|at| i64::try_from(at.saturating_mul(1_000)).unwrap_or(i64::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_are_written_in_order_and_in_statements_of_few_lengths() {
-        for (count, lengths) in [
-            (0, vec![]),
-            (1, vec![1]),
-            (7, vec![7]),
-            (9, vec![8, 1]),
-            (31, vec![16, 8, 7]),
-            (100, vec![32, 32, 32, 4]),
-        ] {
-            let rows: Vec<usize> = (0..count).collect();
-            let batches: Vec<_> = batches(&rows).collect();
-            assert_eq!(batches.iter().map(|batch| batch.len()).collect::<Vec<_>>(), lengths);
-            assert_eq!(batches.concat(), rows);
-        }
-    }
 }

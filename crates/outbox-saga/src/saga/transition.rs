@@ -10,8 +10,8 @@ use super::code::AnyCode;
 use super::engine::{Action, Cause, Effect, Input, Instance, Moment, Note, Reply, Status};
 use super::error::{SagaError, SagaErrorKind};
 use super::message::{SagaCommand, step_header};
-use super::store::{self, Change, HistoryRow};
 use super::metrics;
+use super::store::{self, Change, HistoryRow};
 use crate::trace;
 
 /// From one state to the next, by one input or by several, one after the other.
@@ -91,7 +91,12 @@ impl Transition {
         });
         let (step, round) = known.ok_or_else(|| unknown_step(to))?;
         let Some((outcome, data)) = self.code.read(step, to.action, event_type, payload, &self.data)? else {
-            tracing::warn!(id = self.id, step = to.step, event_type, "a reply of a type that the step does not know");
+            tracing::warn!(
+                id = self.id,
+                step = to.step,
+                event_type,
+                "a reply of a type that the step does not know"
+            );
             return Ok(());
         };
         let reply = Reply { step, round, action: to.action, outcome };

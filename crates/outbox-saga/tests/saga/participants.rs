@@ -23,7 +23,10 @@ async fn work_that_has_lost_its_transaction_is_not_done(flavour: Flavour) -> Res
         let command = SagaCommand { saga: format!("saga-{action}"), step: "pay".to_owned(), action };
         if action == Action::Undo {
             let done = SagaCommand { action: Action::Do, ..command.clone() };
-            participant.handle(&done, async |work| Ok(work.done())).await.map_err(|err| anyhow::anyhow!("{err}"))?;
+            participant
+                .handle(&done, async |work| Ok(work.done()))
+                .await
+                .map_err(|err| anyhow::anyhow!("{err}"))?;
         }
         let lost = participant.handle(&command, async |mut work| {
             (&mut **work).execute("ROLLBACK").await?;
@@ -60,7 +63,11 @@ async fn pay(
     command: SagaCommand,
     State(replier): State<Replier>,
 ) -> Result<(), HandlerError> {
-    if order.cents > 100 { replier.refused(&command, "too little money").await } else { replier.done(&command).await }
+    if order.cents > 100 {
+        replier.refused(&command, "too little money").await
+    } else {
+        replier.done(&command).await
+    }
 }
 
 /// Every command comes twice, so there are two replies to each.
@@ -86,7 +93,8 @@ async fn some_have_no_database(flavour: Flavour) -> Result<()> {
     }
     let undone = "SELECT COUNT(*) FROM saga_steps WHERE status = 'undone'";
     ensure!(bed.count(undone).await? == 1, "only what was done is undone");
-    let shelf = "SELECT COUNT(*) FROM saga_instances WHERE JSON_UNQUOTE(JSON_EXTRACT(data, '$.shelf')) = '7b'";
+    let shelf =
+        "SELECT COUNT(*) FROM saga_instances WHERE JSON_UNQUOTE(JSON_EXTRACT(data, '$.shelf')) = '7b'";
     ensure!(bed.count(shelf).await? == 2, "taken from the reply");
     ensure!(bed.replies(REPLIES).await? >= 10, "each command is answered each time");
     instance.stop().await?;

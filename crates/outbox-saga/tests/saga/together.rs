@@ -63,8 +63,9 @@ async fn they_share_a_transaction(flavour: Flavour) -> Result<()> {
     let instance = bed.orchestrate_these(std::slice::from_ref(&saga)).await?;
     await_completed(&bed, ORDERS).await?;
     // The lines of one statement have one time.
-    let statements =
-        bed.count("SELECT COUNT(DISTINCT at) FROM saga_history WHERE step = 'reserve' AND to_status = 'done'").await?;
+    let statements = bed
+        .count("SELECT COUNT(DISTINCT at) FROM saga_history WHERE step = 'reserve' AND to_status = 'done'")
+        .await?;
     ensure!(statements <= ORDERS / 2, "{statements} statements for {ORDERS} replies");
     instance.stop().await?;
     bed.stop().await
@@ -106,7 +107,8 @@ async fn an_unreadable_reply_is_given_up_alone(flavour: Flavour) -> Result<()> {
     bed.publish_reply("StockReserved", "order-1", "reserve", "{}").await?;
     let instance = bed.orchestrate_these(std::slice::from_ref(&saga)).await?;
     await_completed(&bed, 3).await?;
-    eventually("a dead letter", PATIENCE, async || Ok((bed.dead_letters().await? == 1).then_some(()))).await?;
+    eventually("a dead letter", PATIENCE, async || Ok((bed.dead_letters().await? == 1).then_some(())))
+        .await?;
     instance.stop().await?;
     bed.stop().await
 }

@@ -7,5 +7,6 @@ mod faults;
 mod lost;
 mod operators;
 mod outcomes;
+mod together;
 #[cfg(feature = "opentelemetry")]
 mod traces;

@@ -168,7 +168,9 @@ impl NatsCluster {
             match context.create_stream(&config).await.map_err(|err| err.kind()) {
                 Ok(_) => Ok(Some(())),
                 Err(CreateStreamErrorKind::TimedOut) => Ok(None),
-                Err(CreateStreamErrorKind::JetStream(err)) if err.error_code() == ErrorCode::CLUSTER_NO_PEERS => {
+                Err(CreateStreamErrorKind::JetStream(err))
+                    if err.error_code() == ErrorCode::CLUSTER_NO_PEERS =>
+                {
                     Ok(None)
                 }
                 Err(kind) => bail!("cannot place a stream on {} servers: {kind}", self.nodes.len()),
@@ -178,7 +180,9 @@ impl NatsCluster {
         eventually("the stream to be deleted again", MEET_LIMIT, async || {
             match context.delete_stream(PROBE).await.map_err(|err| err.kind()) {
                 Ok(_) => Ok(Some(())),
-                Err(DeleteStreamErrorKind::JetStream(err)) if err.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                Err(DeleteStreamErrorKind::JetStream(err))
+                    if err.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+                {
                     Ok(Some(()))
                 }
                 Err(_) => Ok(None),

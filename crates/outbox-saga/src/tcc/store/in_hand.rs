@@ -126,6 +126,10 @@ pub(super) struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
+    pub(super) fn begun() -> Self {
+        Self::of_transaction(None, "trying", "begun", None)
+    }
+
     pub(super) fn of_transaction(
         from: Option<&'a str>,
         to: &'a str,

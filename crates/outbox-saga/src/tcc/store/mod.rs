@@ -5,6 +5,7 @@
 
 mod in_hand;
 pub(crate) mod schema;
+mod together;
 
 use std::time::Duration;
 
@@ -14,15 +15,19 @@ use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, MySqlPool, QueryBuilder, Row as _, Transaction};
 use time::OffsetDateTime;
 
+use self::together::{Usual, Written};
 use super::error::{TccError, TccErrorKind};
 use super::machine::{BranchStatus, Decision, Machine, Request};
 use super::transaction::NewTransaction;
 use crate::conflict::{BEGIN_CLAIM, number, unless_conflict};
+use crate::together::{Together, batches, places};
 pub(crate) use in_hand::{Branch, InHand};
 use in_hand::{Change, shortened};
 use schema::{branch_status_name, decision_name, ended, ending};
 
 const DUPLICATE_KEY: u16 = 1062;
+/// Why a transaction has ended.
+const ALL_ANSWERED: &str = "every branch has answered";
 
 /// Where texts of a collation by bytes are read, they are cast: sqlx takes them for binary.
 type Tx = Transaction<'static, MySql>;
@@ -57,11 +62,12 @@ pub(crate) enum Leave {
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     transactions: Transactions,
+    queue: Together<Usual, Written>,
 }
 
 impl Store {
     pub(crate) fn new(pool: MySqlPool) -> Self {
-        Self { transactions: Transactions::new(pool) }
+        Self { transactions: Transactions::new(pool), queue: Together::default() }
     }
 
     fn pool(&self) -> &MySqlPool {
@@ -97,6 +103,14 @@ impl Store {
 
     /// Stores a new transaction with its branches; tells whether it is new.
     pub(crate) async fn insert(&self, new: &NewTransaction, limit: Duration) -> Result<bool, TccError> {
+        match self.together(Usual::Begin(new.clone(), limit)).await {
+            Written::Yes => return Ok(true),
+            Written::Apart => {}
+            Written::Unknown(why) => {
+                let message = format!("transaction `{}` may not have been stored: {why}", new.id);
+                return Err(TccError::new(TccErrorKind::Unavailable, message));
+            }
+        }
         match unless_conflict!(self.try_insert(new, limit)) {
             Ok(()) => Ok(true),
             Err(err) if number(&err) == Some(DUPLICATE_KEY) => Ok(false),
@@ -105,29 +119,10 @@ impl Store {
     }
 
     async fn try_insert(&self, new: &NewTransaction, limit: Duration) -> Result<(), sqlx::Error> {
-        // Nobody takes it up before its deadline.
-        const INSERT: &str = "INSERT INTO tcc_transactions (id, name, status, deadline, next_attempt_at, traceparent, created_at, \
-             updated_at) VALUES (?, ?, 'trying', UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND, \
-             UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND, ?, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))";
         let mut tx = self.transactions.begin().await?;
-        sqlx::query(INSERT)
-            .bind(&new.id)
-            .bind(&new.name)
-            .bind(micros(limit))
-            .bind(micros(limit))
-            .bind(&new.traceparent)
-            .execute(&mut *tx)
-            .await?;
-        let mut insert = QueryBuilder::<MySql>::new(
-            "INSERT INTO tcc_branches (transaction_id, position, branch, endpoint, payload, status, updated_at) ",
-        );
-        insert.push_values((0u16..).zip(&new.branches), |mut row, (position, branch)| {
-            let payload = branch.payload.as_ref().map_or_else(|_| "null".to_owned(), Value::to_string);
-            row.push_bind(&new.id).push_bind(position).push_bind(&branch.name).push_bind(&branch.endpoint);
-            row.push_bind(payload).push("'registered'").push("UTC_TIMESTAMP(6)");
-        });
-        insert.build().execute(&mut *tx).await?;
-        write_history(&mut tx, &new.id, &[Change::of_transaction(None, "trying", "begun", None)]).await?;
+        insert_transactions(&mut tx, &[(new, limit)]).await?;
+        insert_branches(&mut tx, &[(new, limit)]).await?;
+        write_history(&mut tx, &[(&new.id, Change::begun())]).await?;
         self.transactions.commit(tx).await
     }
 
@@ -139,6 +134,12 @@ impl Store {
         proposed: Decision,
         lease: Duration,
     ) -> Result<Standing, TccError> {
+        // After a lost connection as well: it finds what was stored.
+        if proposed == Decision::Confirm
+            && self.together(Usual::Confirm(hand.clone(), lease)).await == Written::Yes
+        {
+            return Ok(Standing { decision: proposed, made_here: true, reason: None });
+        }
         unless_conflict!(self.try_decide(hand, proposed, lease))
             .map_err(|err| TccError::store(format!("cannot store the decision about `{}`", hand.id), err))
     }
@@ -161,7 +162,7 @@ impl Store {
             if set_decision(&mut tx, &hand.id, decision, error, lease).await? {
                 let changes = hand.changes(Some(("trying", ending(decision), "decided", error)));
                 write_branches(&mut tx, hand).await?;
-                write_history(&mut tx, &hand.id, &changes).await?;
+                write_history(&mut tx, &lines(&hand.id, changes)).await?;
                 standing = Some(Standing { decision, made_here: true, reason: error.map(str::to_owned) });
                 break;
             }
@@ -177,6 +178,11 @@ impl Store {
     /// Stores what the calls have come to, and lets go of the transaction. Tells whether that was still to be stored: another
     /// instance may have ended it meanwhile.
     pub(crate) async fn leave(&self, hand: &InHand, leave: Leave) -> Result<bool, TccError> {
+        if (leave, hand.machine.decision()) == (Leave::Finished, Some(Decision::Confirm))
+            && self.together(Usual::End(hand.clone())).await == Written::Yes
+        {
+            return Ok(true);
+        }
         unless_conflict!(self.try_leave(hand, leave))
             .map_err(|err| TccError::store(format!("cannot store the end of `{}`", hand.id), err))
     }
@@ -188,7 +194,7 @@ impl Store {
              WHERE id = ? AND status IN ('confirming', 'cancelling')";
         let Some(decision) = hand.machine.decision() else { return Ok(false) };
         let (status, delay, cause) = match leave {
-            Leave::Finished => (ended(decision), None, "every branch has answered"),
+            Leave::Finished => (ended(decision), None, ALL_ANSWERED),
             Leave::After(delay) => (ending(decision), Some(micros(delay)), ""),
             Leave::Stuck => ("stuck", None, "all attempts are used up"),
         };
@@ -209,7 +215,7 @@ impl Store {
         }
         let own = (status != ending(decision)).then_some((ending(decision), status, cause, error));
         write_branches(&mut tx, hand).await?;
-        write_history(&mut tx, &hand.id, &hand.changes(own)).await?;
+        write_history(&mut tx, &lines(&hand.id, hand.changes(own))).await?;
         self.transactions.commit(tx).await?;
         Ok(true)
     }
@@ -312,7 +318,7 @@ impl Store {
             hand.changes(Some((&status, next, &cause, None)))
         };
         write_branches(&mut tx, hand).await?;
-        write_history(&mut tx, &hand.id, &changes).await?;
+        write_history(&mut tx, &lines(&hand.id, changes)).await?;
         self.transactions.commit(tx).await?;
         // What is still being tried goes on with whoever tries it.
         let with_others = refusal.is_some() && next == "trying";
@@ -464,20 +470,66 @@ async fn write_branches(tx: &mut Tx, hand: &InHand) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-async fn write_history(tx: &mut Tx, id: &str, changes: &[Change<'_>]) -> Result<(), sqlx::Error> {
-    if changes.is_empty() {
-        return Ok(());
+fn lines<'a>(id: &'a str, changes: Vec<Change<'a>>) -> Vec<(&'a str, Change<'a>)> {
+    changes.into_iter().map(|change| (id, change)).collect()
+}
+
+/// Appends to the history: lines with the ids of their transactions.
+async fn write_history(tx: &mut Tx, lines: &[(&str, Change<'_>)]) -> Result<(), sqlx::Error> {
+    for lines in batches(lines) {
+        let statement = format!(
+            "INSERT INTO tcc_history (transaction_id, branch, at, from_status, to_status, cause, error) VALUES {}",
+            places(lines.len(), "(?, ?, UTC_TIMESTAMP(6), ?, ?, ?, ?)")
+        );
+        let mut query = sqlx::query(&statement);
+        for (id, change) in lines {
+            query = query.bind(*id).bind(change.branch).bind(change.from).bind(change.to);
+            query = query.bind(change.cause.chars().take(255).collect::<String>());
+            query = query.bind(change.error.map(shortened));
+        }
+        query.execute(&mut **tx).await?;
     }
-    let mut insert = QueryBuilder::<MySql>::new(
-        "INSERT INTO tcc_history (transaction_id, branch, at, from_status, to_status, cause, error) ",
-    );
-    insert.push_values(changes, |mut row, change| {
-        row.push_bind(id.to_owned()).push_bind(change.branch.map(str::to_owned)).push("UTC_TIMESTAMP(6)");
-        row.push_bind(change.from.map(str::to_owned)).push_bind(change.to.to_owned());
-        row.push_bind(change.cause.chars().take(255).collect::<String>());
-        row.push_bind(change.error.map(shortened));
-    });
-    insert.build().execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Inserts transactions, each with how long its tries may take. Nobody takes one up before its deadline.
+async fn insert_transactions(tx: &mut Tx, new: &[(&NewTransaction, Duration)]) -> Result<(), sqlx::Error> {
+    const PLACE: &str = "(?, ?, 'trying', UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND, \
+         UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND, ?, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))";
+    for new in batches(new) {
+        let statement = format!(
+            "INSERT INTO tcc_transactions (id, name, status, deadline, next_attempt_at, traceparent, created_at, updated_at) \
+             VALUES {}",
+            places(new.len(), PLACE)
+        );
+        let mut query = sqlx::query(&statement);
+        for (new, limit) in new {
+            query = query.bind(&new.id).bind(&new.name).bind(micros(*limit)).bind(micros(*limit));
+            query = query.bind(&new.traceparent);
+        }
+        query.execute(&mut **tx).await?;
+    }
+    Ok(())
+}
+
+async fn insert_branches(tx: &mut Tx, new: &[(&NewTransaction, Duration)]) -> Result<(), sqlx::Error> {
+    let branches = |new: &'_ NewTransaction| (0u16..).zip(new.branches.clone()).collect::<Vec<_>>();
+    let rows: Vec<_> = new
+        .iter()
+        .flat_map(|(new, _)| branches(new).into_iter().map(|(position, branch)| (&new.id, position, branch)))
+        .collect();
+    for rows in batches(&rows) {
+        let statement = format!(
+            "INSERT INTO tcc_branches (transaction_id, position, branch, endpoint, payload, status, updated_at) VALUES {}",
+            places(rows.len(), "(?, ?, ?, ?, ?, 'registered', UTC_TIMESTAMP(6))")
+        );
+        let mut query = sqlx::query(&statement);
+        for (id, position, branch) in rows {
+            let payload = branch.payload.as_ref().map_or_else(|_| "null".to_owned(), Value::to_string);
+            query = query.bind(*id).bind(position).bind(&branch.name).bind(&branch.endpoint).bind(payload);
+        }
+        query.execute(&mut **tx).await?;
+    }
     Ok(())
 }
 

@@ -1,0 +1,104 @@
+//! Transactions that come together, and share the store's transactions.
+
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context as _, Result, ensure};
+use futures_util::future::try_join_all;
+use outbox_saga::tcc::{Operation, Outcome};
+use testbed::{Flavour, eventually};
+
+use crate::bed::{AMOUNT, Bed, LIMIT, transaction};
+
+const COUNT: usize = 40;
+/// What a confirmed transaction leaves.
+const HISTORY: [&str; 7] = [
+    "- trying",
+    "stock registered tried",
+    "money registered tried",
+    "trying confirming",
+    "stock tried confirmed",
+    "money tried confirmed",
+    "confirming confirmed",
+];
+
+/// One is refused, and one is begun twice at the same time.
+async fn each_ends_as_if_it_were_alone(flavour: Flavour) -> Result<()> {
+    let bed = Bed::start_with(flavour).await?;
+    let coordinator = bed.coordinator().await?;
+    let new = (0..COUNT).map(|number| transaction(&format!("t{number:02}"), 1, 2).try_limit(LIMIT));
+    let greedy = transaction("greedy", AMOUNT + 1, 1).try_limit(LIMIT);
+    let again = transaction("t07", 1, 2).try_limit(LIMIT);
+    let all: Vec<_> = new.chain([greedy, again]).collect();
+    let outcomes = try_join_all(all.into_iter().map(|new| coordinator.execute(new))).await?;
+    for (place, outcome) in outcomes.iter().enumerate() {
+        ensure!(outcome.is_confirmed() == (place != COUNT), "{place}: {outcome:?}");
+    }
+    let refused = outcomes.get(COUNT).context("no outcome")?;
+    ensure!(matches!(refused, Outcome::Cancelled { complete: true, .. }), "{refused:?}");
+    let count = i64::try_from(COUNT)?;
+    assert_eq!(bed.amounts().await?, [(AMOUNT - count, 0, count), (AMOUNT - 2 * count, 0, 2 * count)]);
+    for number in 0..COUNT {
+        let id = format!("t{number:02}");
+        let mut history = bed.history(&id).await?;
+        // Of two branches that have answered the one or the other is first.
+        history.sort();
+        let mut expected = HISTORY.map(str::to_owned);
+        expected.sort();
+        assert_eq!(history, expected, "{id}");
+        ensure!(bed.status(&id).await? == "confirmed", "{id}");
+        ensure!(
+            bed.branches(&id).await?.iter().all(|branch| *branch == ("confirmed".to_owned(), None)),
+            "{id}"
+        );
+    }
+    let due = "SELECT CAST(COUNT(*) AS SIGNED) FROM tcc_transactions WHERE next_attempt_at IS NOT NULL";
+    let due: i64 = sqlx::query_scalar(due).fetch_one(&bed.pool).await?;
+    assert_eq!(due, 0, "what has ended is never due");
+    // The lines of one statement have one time.
+    let statements = "SELECT CAST(COUNT(DISTINCT at) AS SIGNED) FROM tcc_history WHERE cause = 'begun'";
+    let statements: i64 = sqlx::query_scalar(statements).fetch_one(&bed.pool).await?;
+    ensure!(statements <= count / 2, "{statements} statements for {COUNT} transactions");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_ends_as_if_it_were_alone_in_mysql() -> Result<()> {
+    each_ends_as_if_it_were_alone(Flavour::MySql).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_ends_as_if_it_were_alone_in_mariadb() -> Result<()> {
+    each_ends_as_if_it_were_alone(Flavour::MariaDb).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_transaction_holds_nobody_up() -> Result<()> {
+    let bed = Bed::start().await?;
+    let coordinator = bed.coordinator().await?;
+    // Its first try does not come back, which leaves time to lock it.
+    bed.stock_switch.hang_at(Operation::Try);
+    let held = tokio::spawn({
+        let coordinator = coordinator.clone();
+        async move { coordinator.execute(transaction("held", 1, 1).try_limit(LIMIT)).await }
+    });
+    eventually("its try to hang", LIMIT, async || {
+        Ok(bed.stock_switch.hanging.load(Ordering::SeqCst).then_some(()))
+    })
+    .await?;
+    bed.stock_switch.hangs.store(0, Ordering::SeqCst);
+    let mut holder = bed.pool.begin().await?;
+    sqlx::query("SELECT id FROM tcc_transactions WHERE id = 'held' FOR UPDATE").execute(&mut *holder).await?;
+    eventually("its second try", LIMIT, async || {
+        Ok((bed.stock_switch.tries.load(Ordering::SeqCst) > 1).then_some(()))
+    })
+    .await?;
+    let others = (0..COUNT).map(|number| coordinator.execute(transaction(&format!("t{number}"), 1, 1)));
+    for outcome in try_join_all(others).await? {
+        ensure!(outcome.is_confirmed(), "{outcome:?}");
+    }
+    ensure!(bed.status("held").await? == "trying", "it is locked");
+    holder.rollback().await?;
+    let outcome = held.await??;
+    ensure!(outcome.is_confirmed(), "{outcome:?}");
+    Ok(())
+}
