@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::try_join_all;
-use outbox_saga::tcc::{Operation, Outcome};
+use outbox_saga::tcc::Outcome;
 use testbed::{Flavour, eventually};
 
 use crate::bed::{AMOUNT, Bed, LIMIT, transaction};
@@ -75,21 +75,29 @@ async fn each_ends_as_if_it_were_alone_in_mariadb() -> Result<()> {
 async fn a_locked_transaction_holds_nobody_up() -> Result<()> {
     let bed = Bed::start().await?;
     let coordinator = bed.coordinator().await?;
-    // Its first try does not come back, which leaves time to lock it.
-    bed.stock_switch.hang_at(Operation::Try);
+    // Its try waits at the barrier, which leaves time to lock it.
+    let mut before = bed.pool.begin().await?;
+    sqlx::query(
+        "INSERT INTO saga_barrier (transaction_id, branch, state, calls, created_at, updated_at) \
+         VALUES ('held', 'stock', 'done', 1, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))",
+    )
+    .execute(&mut *before)
+    .await?;
     let held = tokio::spawn({
         let coordinator = coordinator.clone();
         async move { coordinator.execute(transaction("held", 1, 1).try_limit(LIMIT)).await }
     });
-    eventually("its try to hang", LIMIT, async || {
-        Ok(bed.stock_switch.hanging.load(Ordering::SeqCst).then_some(()))
+    eventually("its try", LIMIT, async || {
+        Ok((bed.stock_switch.tries.load(Ordering::SeqCst) > 0).then_some(()))
     })
     .await?;
-    bed.stock_switch.hangs.store(0, Ordering::SeqCst);
     let mut holder = bed.pool.begin().await?;
     sqlx::query("SELECT id FROM tcc_transactions WHERE id = 'held' FOR UPDATE").execute(&mut *holder).await?;
-    eventually("its second try", LIMIT, async || {
-        Ok((bed.stock_switch.tries.load(Ordering::SeqCst) > 1).then_some(()))
+    before.rollback().await?;
+    eventually("its try to be done", LIMIT, async || {
+        let tried = "SELECT CAST(COUNT(*) AS SIGNED) FROM saga_barrier WHERE transaction_id = 'held'";
+        let tried: i64 = sqlx::query_scalar(tried).fetch_one(&bed.pool).await?;
+        Ok((tried > 0).then_some(()))
     })
     .await?;
     let others = (0..COUNT).map(|number| coordinator.execute(transaction(&format!("t{number}"), 1, 1)));
