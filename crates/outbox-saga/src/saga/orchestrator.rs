@@ -34,10 +34,8 @@ const ID_BYTES_MAX: usize = 128;
 #[derive(Clone)]
 pub struct Orchestrator {
     pub(super) pool: MySqlPool,
-    /// For transactions of the caller's.
-    outbox: Outbox,
-    /// For transactions whose every error ends them here, so that there is no need to ask whether they are still there.
-    pub(super) own: Outbox,
+    /// It need not ask whether a transaction is still there: the caller's are asked at first, and every error of the others ends them here.
+    pub(super) outbox: Outbox,
     /// Those of the replies.
     pub(super) transactions: Transactions,
     pub(super) queue: Together<Reply, Result<(), SagaError>>,
@@ -60,10 +58,10 @@ impl Orchestrator {
     #[must_use]
     pub fn new(pool: MySqlPool, outbox: Outbox) -> Self {
         metrics::describe();
-        let own = outbox.clone().with_verification(false);
+        let outbox = outbox.with_verification(false);
         let transactions = Transactions::new(pool.clone());
         let (queue, clock, codes) = Default::default();
-        Self { pool, outbox, own, transactions, queue, clock, codes }
+        Self { pool, outbox, transactions, queue, clock, codes }
     }
 
     /// Adds a definition. Several versions of one saga stand beside each other.
@@ -81,8 +79,8 @@ impl Orchestrator {
         self
     }
 
-    /// Creates the tables where they are not there yet. [`TABLES`](super::TABLES) are the statements, for who may make them
-    /// where the service may not.
+    /// Creates the tables where they are not there yet, and the view anew. [`TABLES`](super::TABLES) are the statements, for who may make
+    /// them where the service may not (`CREATE`, `CREATE VIEW`, `DROP`).
     ///
     /// # Errors
     ///
@@ -111,6 +109,7 @@ impl Orchestrator {
         let data = serde_json::to_string(data).map_err(|_| {
             SagaError::new(SagaErrorKind::Definition, format!("the data of saga {id} cannot be serialised"))
         })?;
+        store::verify(tx).await?;
         let now = self.clock.now(tx).await;
         let now = now.map_err(SagaError::database(format!("cannot start saga {id}")))?;
         let mut transition = Transition::of_new(id, code, data);
@@ -134,6 +133,7 @@ impl Orchestrator {
         id: &str,
         reason: &str,
     ) -> Result<(), SagaError> {
+        store::verify(tx).await?;
         let locked = store::lock(tx, id).await;
         let row = locked.map_err(SagaError::database(format!("cannot lock saga {id}")))?;
         let row = row.ok_or_else(|| SagaError::not_found(id))?;
@@ -177,7 +177,7 @@ impl Orchestrator {
         let (code, now) = (self.code(id, &row.name, row.version)?, row.now);
         let mut transition = Transition::of_row(id, code, row)?.ends_request();
         transition.take(input, moment(now))?;
-        transition.write(tx, &self.own).await
+        transition.write(tx, &self.outbox).await
     }
 
     /// Writes down that a request cannot be followed.
@@ -191,7 +191,7 @@ impl Orchestrator {
         let code = self.code(id, &row.name, row.version)?;
         let mut transition = Transition::of_row(id, code, row)?.ends_request();
         transition.refuse_request(why);
-        transition.write(tx, &self.own).await
+        transition.write(tx, &self.outbox).await
     }
 
     pub(super) fn known(&self) -> Vec<(String, u32)> {

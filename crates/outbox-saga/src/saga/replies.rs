@@ -110,7 +110,7 @@ impl Orchestrator {
         }
         transitions.retain(|transition| !transition.is_empty());
         if !transitions.is_empty() {
-            transition::write(&mut tx, &self.own, &mut transitions).await?;
+            transition::write(&mut tx, &self.outbox, &mut transitions).await?;
         }
         self.transactions.commit(tx).await.map_err(failed())?;
         transitions.iter().for_each(Transition::tell);
@@ -132,7 +132,7 @@ impl Orchestrator {
         };
         let mut transition = self.transition(id, row, &[reply])?;
         if !transition.is_empty() {
-            transition::write(&mut tx, &self.own, std::slice::from_mut(&mut transition)).await?;
+            transition::write(&mut tx, &self.outbox, std::slice::from_mut(&mut transition)).await?;
         }
         self.transactions.commit(tx).await.map_err(failed())?;
         transition.tell();

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use outbox_consumer::mysql::is_lost;
 use sqlx::mysql::MySqlRow;
-use sqlx::{MySql, MySqlPool, Row as _, Transaction};
+use sqlx::{Executor as _, MySql, MySqlPool, Row as _, Transaction};
 
 use super::engine::{Instance, Note};
 use super::error::SagaError;
@@ -104,6 +105,20 @@ pub(super) async fn create(pool: &MySqlPool) -> Result<(), SagaError> {
 
 const COLUMNS: &str =
     "name, version, CAST(data AS CHAR), CAST(state AS CHAR), CAST(request AS CHAR), traceparent";
+
+/// Makes sure that a transaction of somebody else's has not ended in the server, by a deadlock whose error was passed over, for instance: what
+/// is written then would be committed at once. A savepoint is forgotten at once outside of a transaction.
+pub(super) async fn verify(tx: &mut Tx<'_>) -> Result<(), SagaError> {
+    let verified = (&mut **tx).execute("SAVEPOINT outbox_saga; RELEASE SAVEPOINT outbox_saga").await;
+    verified.map(|_| ()).map_err(|error| {
+        let what = if is_lost(&error) {
+            "the transaction is over: an earlier statement met a deadlock, or ended it; roll back and begin anew"
+        } else {
+            "the transaction cannot be used"
+        };
+        SagaError::database(what)(error)
+    })
+}
 
 /// Locks a saga's row.
 pub(super) async fn lock(tx: &mut Tx<'_>, id: &str) -> Result<Option<Row>, sqlx::Error> {

@@ -2,8 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use outbox_saga::saga::Started;
+use sqlx::Executor as _;
 use testbed::{Flavour, eventually};
 
 use crate::bed::{Bed, PATIENCE};
@@ -81,4 +82,31 @@ async fn a_start_belongs_to_its_transaction(flavour: Flavour) -> Result<()> {
     bed.stop().await
 }
 
-for_each_database!(everything_adds_up, a_start_belongs_to_its_transaction);
+/// The caller's transaction has ended without the caller's knowing: then nothing is begun or cancelled outside of it.
+async fn a_lost_transaction_starts_and_cancels_nothing(flavour: Flavour) -> Result<()> {
+    let bed = Bed::start(flavour).await?;
+    let orchestrator = bed.orchestrator();
+    orchestrator.prepare().await?;
+    bed.place(&orchestrator, "1", &Order::new("1", 1, 1)).await?;
+    let commands = bed.count("SELECT COUNT(*) FROM outbox").await?;
+    for id in ["1", "2"] {
+        let mut tx = bed.pool.begin().await?;
+        (&mut *tx).execute("ROLLBACK").await?;
+        let lost = match id {
+            "1" => orchestrator.cancel(&mut tx, id, "changed my mind").await.err(),
+            _ => orchestrator.start(&mut tx, &shop::place_order(), id, &Order::new(id, 1, 1)).await.err(),
+        };
+        let error = lost.context("it went on without a transaction")?.to_string();
+        ensure!(error.contains("the transaction is over"), "{error}");
+    }
+    ensure!(bed.status("1").await? == "running" && bed.status("2").await? == "not there");
+    ensure!(bed.count("SELECT COUNT(*) FROM outbox").await? <= commands);
+    ensure!(bed.history("2").await?.is_empty());
+    bed.stop().await
+}
+
+for_each_database!(
+    everything_adds_up,
+    a_start_belongs_to_its_transaction,
+    a_lost_transaction_starts_and_cancels_nothing,
+);
