@@ -20,9 +20,9 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::collector::{Collector, Kept, LIMIT, text};
 
-/// What the steps of both sagas come to in the outbox: of the first `reserve`, `hold` twice, since its first command is not answered, and
+/// What the steps of both sagas come to in the outbox, at least: of the first `reserve`, `hold` twice, since its first command is not answered, and
 /// `pay`, an answer to three of them, two compensations and their answers; of the second `reserve` and its compensation, with answers.
-const EVENTS: usize = 4 + 3 + 4 + 4;
+const EVENTS_MIN: usize = 4 + 3 + 4 + 4;
 
 fn event(event_type: &str) -> Result<NewEvent, Error> {
     NewEvent::json("order", "1", event_type, &json!({}))
@@ -159,19 +159,25 @@ async fn all_that_belongs_to_a_saga_is_of_the_trace_that_it_was_started_in() -> 
     });
     await_status(&pool, "first", "compensated").await?;
     await_status(&pool, "second", "compensated").await?;
+    // Whatever is delivered twice on a busy machine is answered twice.
     let stored = eventually("every event", LIMIT, async || {
+        let written = "SELECT CAST(COUNT(*) AS SIGNED) FROM outbox";
+        let written: i64 = sqlx::query_scalar(written).fetch_one(&pool).await?;
         let stored = world.stored(STREAM).await?;
-        ensure!(stored.len() <= EVENTS, "{} events", stored.len());
-        Ok((stored.len() == EVENTS).then_some(stored))
+        Ok((stored.len() >= EVENTS_MIN && stored.len() == usize::try_from(written)?).then_some(stored))
     })
     .await?;
 
     let handled = eventually("a span of each message in each consumer", LIMIT, async || {
         let spans = kept.all("message");
-        Ok((spans.len() >= 2 * EVENTS).then_some(spans))
+        let of = |message: &Stored| {
+            let id = message.header(header::CE_ID);
+            spans.iter().filter(|span| Kept::attribute(span, "id") == id).count()
+        };
+        Ok(stored.iter().all(|message| of(message) >= 2).then_some(spans))
     })
     .await?;
-    let published = collector.await_named("publish ORDERS", EVENTS).await?;
+    let published = collector.await_named("publish ORDERS", stored.len()).await?;
     let within: Vec<String> = handled.iter().map(|span| span.span_context.span_id().to_string()).collect();
     for message in &stored {
         let (trace, parent) = trace_of(message)?;
@@ -184,7 +190,7 @@ async fn all_that_belongs_to_a_saga_is_of_the_trace_that_it_was_started_in() -> 
         );
         let id = message.header(header::CE_ID);
         let children: Vec<_> = handled.iter().filter(|span| Kept::attribute(span, "id") == id).collect();
-        ensure!(children.len() == 2, "{described} is handled in {children:?}");
+        ensure!(children.len() >= 2, "{described} is handled in {children:?}");
         for child in children {
             ensure!(child.span_context.trace_id() == begun.trace_id(), "{described}: {child:?}");
             ensure!(child.parent_span_id.to_string() == parent, "{described}: {child:?}");
