@@ -59,26 +59,6 @@ impl SagaError {
         move |error| Self::new(SagaErrorKind::Database, what).with_source(error)
     }
 
-    /// Whether it is what the database said of a statement: then another statement may fare better.
-    pub(super) fn is_of_statement(&self) -> bool {
-        let source = self.source.as_deref();
-        source.is_none_or(|source| {
-            source
-                .downcast_ref::<sqlx::Error>()
-                .or_else(|| source.source().and_then(|source| source.downcast_ref::<sqlx::Error>()))
-                .is_none_or(|error| error.as_database_error().is_some())
-        })
-    }
-
-    /// The same for another one whom it concerns.
-    pub(super) fn repeated(&self) -> Self {
-        let message = match &self.source {
-            Some(source) => format!("{}: {source}", self.message),
-            None => self.message.clone(),
-        };
-        Self::new(self.kind, message)
-    }
-
     /// What kind of failure it is.
     #[must_use]
     pub fn kind(&self) -> SagaErrorKind {

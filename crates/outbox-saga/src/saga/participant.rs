@@ -127,7 +127,7 @@ impl DerefMut for Work {
     }
 }
 
-/// How often a transaction is begun that loses against another one before any work is done in it.
+/// How often a transaction is begun that fails before any work is done in it.
 const BEGIN_ATTEMPTS_MAX: u32 = 5;
 
 /// Runs the handlers of commands behind a [barrier](crate::barrier), and replies through the outbox: work, barrier and reply are one
@@ -245,9 +245,7 @@ impl Participant {
             let mut tx = self.transactions.begin().await?;
             match self.barrier.enter(&mut tx, &command.barrier_key(), operation).await {
                 Ok(entered) => return Ok((tx, entered)),
-                Err(error) if error.kind() == BarrierErrorKind::Conflict && attempt < BEGIN_ATTEMPTS_MAX => {
-                    attempt += 1;
-                }
+                Err(error) if attempt < BEGIN_ATTEMPTS_MAX && may_be_begun_again(&error) => attempt += 1,
                 Err(error) => return Err(of_handler(error)),
             }
         }
@@ -317,6 +315,11 @@ async fn to_the_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, HandlerError>> + Send + 'static,
 ) -> Result<T, HandlerError> {
     tokio::spawn(work.in_current_span()).await.unwrap_or_else(|error| Err(HandlerError::transient(error)))
+}
+
+/// It lost against another one, or was on a connection that had waited and died.
+fn may_be_begun_again(error: &BarrierError) -> bool {
+    matches!(error.kind(), BarrierErrorKind::Conflict | BarrierErrorKind::Unavailable)
 }
 
 /// A call that contradicts what has happened does so for ever.

@@ -53,13 +53,10 @@ impl Orchestrator {
                 let (sagas, replies) = (self.clone(), Arc::clone(&replies));
                 async move { sagas.together(&replies).await }
             });
+            // Whatever it was may be one saga's fault, or that of a connection that had waited and died.
             let taken = match together.await {
                 Ok(Ok(taken)) => taken,
-                // What the server answered may be one saga's fault.
-                Ok(Err(error)) if !error.is_of_statement() => {
-                    replies.iter().map(|_| Taken::Answered(Err(error.repeated()))).collect()
-                }
-                Ok(Err(_)) | Err(_) => replies.iter().map(|_| Taken::Apart).collect(),
+                _ => replies.iter().map(|_| Taken::Apart).collect(),
             };
             for (index, (answer, taken)) in answers.into_iter().zip(taken).enumerate() {
                 match taken {

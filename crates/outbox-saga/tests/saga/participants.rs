@@ -44,6 +44,25 @@ async fn work_that_has_lost_its_transaction_is_not_done(flavour: Flavour) -> Res
     bed.stop().await
 }
 
+/// A connection that waited for the next command and died meanwhile is not that command's failure.
+async fn a_connection_that_died_fails_no_command(flavour: Flavour) -> Result<()> {
+    let bed = Bed::start(flavour).await?;
+    let participant = shop::participant(&bed.pool);
+    for number in 0..10 {
+        let command =
+            SagaCommand { saga: format!("saga-{number}"), step: "pay".to_owned(), action: Action::Do };
+        let mut connection: i64 = 0;
+        let handled = participant.handle(&command, async |mut work| {
+            connection =
+                sqlx::query_scalar("SELECT CAST(CONNECTION_ID() AS SIGNED)").fetch_one(&mut **work).await?;
+            Ok(work.done())
+        });
+        handled.await.map_err(|error| anyhow::anyhow!("{number}: {error}"))?;
+        (&bed.pool).execute(format!("KILL {connection}").as_str()).await?;
+    }
+    bed.stop().await
+}
+
 async fn reserve(
     Event(order): Event<Order>,
     command: SagaCommand,
@@ -101,4 +120,8 @@ async fn some_have_no_database(flavour: Flavour) -> Result<()> {
     bed.stop().await
 }
 
-for_each_database!(work_that_has_lost_its_transaction_is_not_done, some_have_no_database);
+for_each_database!(
+    work_that_has_lost_its_transaction_is_not_done,
+    a_connection_that_died_fails_no_command,
+    some_have_no_database,
+);

@@ -31,7 +31,7 @@ pub(crate) enum Written {
     Yes,
     /// Nothing was written of it: it is to be done by itself.
     Apart,
-    /// The database could not be reached, or the connection was lost, perhaps after the commit.
+    /// The connection was lost in the commit, before it or after it.
     Unknown(String),
 }
 
@@ -58,10 +58,7 @@ impl Store {
         while let Some((changes, answers)) = self.queue.next() {
             let written = match self.write_group(&changes).await {
                 Ok(written) => written,
-                Err(error @ (sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed)) => {
-                    vec![Written::Unknown(error.to_string()); changes.len()]
-                }
-                // What the server says of a statement may be the fault of one of them.
+                // It may be the fault of one of them, or that of a connection that had waited and died.
                 Err(_) => vec![Written::Apart; changes.len()],
             };
             for (answer, written) in answers.into_iter().zip(written) {
@@ -85,7 +82,11 @@ impl Store {
         move_branches(&mut tx, &standing).await?;
         let history: Vec<_> = standing.iter().flat_map(|change| change.history()).collect();
         write_history(&mut tx, &history).await?;
-        self.transactions.commit(tx).await?;
+        match self.transactions.commit(tx).await {
+            Ok(()) => {}
+            Err(error @ sqlx::Error::Database(_)) => return Err(error),
+            Err(error) => return Ok(vec![Written::Unknown(error.to_string()); changes.len()]),
+        }
         Ok(stands.into_iter().map(|stands| if stands { Written::Yes } else { Written::Apart }).collect())
     }
 }
