@@ -24,7 +24,7 @@ async fn headers(shop: &Shop) -> Result<Vec<Value>> {
 async fn of_the_current_span() -> Result<()> {
     let provider = SdkTracerProvider::builder().build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
-    let _default = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+    let _default = testbed::own_subscriber(tracing_subscriber::registry().with(layer));
     for flavour in BOTH {
         let shop = Shop::open(flavour).await?;
         let remote = SpanContext::new(
@@ -66,7 +66,7 @@ async fn of_the_current_span() -> Result<()> {
 
 #[tokio::test]
 async fn nothing_without_opentelemetry() -> Result<()> {
-    let _default = tracing::subscriber::set_default(tracing_subscriber::registry());
+    let _default = testbed::own_subscriber(tracing_subscriber::registry());
     let shop = Shop::open(testbed::Flavour::MySql).await?;
     let mut transaction = shop.pool.begin().await?;
     async { shop.outbox.write(&mut transaction, &placed(1)).await }

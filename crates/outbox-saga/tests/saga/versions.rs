@@ -101,7 +101,7 @@ impl MakeWriter<'_> for Log {
 async fn a_version_that_no_process_has_is_told_and_waited_for() -> Result<()> {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(log.clone()).finish();
-    let _default = tracing::subscriber::set_default(subscriber);
+    let _default = testbed::own_subscriber(subscriber);
     let mut bed = Bed::start(Flavour::MySql).await?;
     let both = bed.orchestrate_these(&[place_order(), second()]).await?;
     bed.start_saga(&both.orchestrator, &place_order(), &Order::new("left", 1, 400), "left").await?;

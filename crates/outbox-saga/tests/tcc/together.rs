@@ -21,14 +21,23 @@ const HISTORY: [&str; 7] = [
     "confirming confirmed",
 ];
 
-/// One is refused, and one is begun twice at the same time.
+async fn ensure_confirmed_once(bed: &Bed, id: &str) -> Result<()> {
+    let mut history = bed.history(id).await?;
+    // Of two branches that have answered the one or the other is first.
+    history.sort();
+    let mut expected = HISTORY.map(str::to_owned);
+    expected.sort();
+    ensure!(history == expected, "{id}: {history:?}");
+    Ok(())
+}
+
+/// One is refused.
 async fn each_ends_as_if_it_were_alone(flavour: Flavour) -> Result<()> {
     let bed = Bed::start_with(flavour).await?;
     let coordinator = bed.coordinator().await?;
     let new = (0..COUNT).map(|number| transaction(&format!("t{number:02}"), 1, 2).try_limit(LIMIT));
     let greedy = transaction("greedy", AMOUNT + 1, 1).try_limit(LIMIT);
-    let again = transaction("t07", 1, 2).try_limit(LIMIT);
-    let all: Vec<_> = new.chain([greedy, again]).collect();
+    let all: Vec<_> = new.chain([greedy]).collect();
     let outcomes = try_join_all(all.into_iter().map(|new| coordinator.execute(new))).await?;
     for (place, outcome) in outcomes.iter().enumerate() {
         ensure!(outcome.is_confirmed() == (place != COUNT), "{place}: {outcome:?}");
@@ -39,12 +48,7 @@ async fn each_ends_as_if_it_were_alone(flavour: Flavour) -> Result<()> {
     assert_eq!(bed.amounts().await?, [(AMOUNT - count, 0, count), (AMOUNT - 2 * count, 0, 2 * count)]);
     for number in 0..COUNT {
         let id = format!("t{number:02}");
-        let mut history = bed.history(&id).await?;
-        // Of two branches that have answered the one or the other is first.
-        history.sort();
-        let mut expected = HISTORY.map(str::to_owned);
-        expected.sort();
-        assert_eq!(history, expected, "{id}");
+        ensure_confirmed_once(&bed, &id).await?;
         ensure!(bed.status(&id).await? == "confirmed", "{id}");
         ensure!(
             bed.branches(&id).await?.iter().all(|branch| *branch == ("confirmed".to_owned(), None)),
@@ -69,6 +73,20 @@ async fn each_ends_as_if_it_were_alone_in_mysql() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_ends_as_if_it_were_alone_in_mariadb() -> Result<()> {
     each_ends_as_if_it_were_alone(Flavour::MariaDb).await
+}
+
+/// On one thread, so that all of them are asked for before the first is written.
+#[tokio::test]
+async fn what_is_begun_twice_fails_nobody_else() -> Result<()> {
+    let bed = Bed::start().await?;
+    let coordinator = bed.coordinator().await?;
+    let ids = ["t0", "twice", "t1", "twice", "t2"];
+    let all = ids.map(|id| coordinator.execute(transaction(id, 1, 2).try_limit(LIMIT)));
+    for outcome in try_join_all(all).await? {
+        ensure!(outcome.is_confirmed(), "{outcome:?}");
+    }
+    assert_eq!(bed.amounts().await?, [(AMOUNT - 4, 0, 4), (AMOUNT - 8, 0, 8)]);
+    ensure_confirmed_once(&bed, "twice").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -114,7 +114,7 @@ impl Kept {
         let kept = Self::default();
         let provider = SdkTracerProvider::builder().with_simple_exporter(kept.clone()).build();
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
-        (kept, tracing::subscriber::set_default(tracing_subscriber::registry().with(layer)))
+        (kept, testbed::own_subscriber(tracing_subscriber::registry().with(layer)))
     }
 
     pub(super) fn named(&self, name: &str) -> Option<SpanData> {
