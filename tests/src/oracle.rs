@@ -252,5 +252,6 @@ impl Problems {
     }
 }
 
-/// The commit order that concurrent writers record in their payloads as `ticket`, for [`Expected::rows`].
-pub const TICKET_ORDER: &str = "CAST(JSON_VALUE(payload, '$.ticket') AS UNSIGNED), seq";
+/// The commit order that concurrent writers record in their payloads as `ticket`, for [`Expected::rows`]. What is inserted after them has none.
+pub const TICKET_ORDER: &str =
+    "JSON_VALUE(payload, '$.ticket') IS NULL, CAST(JSON_VALUE(payload, '$.ticket') AS UNSIGNED), seq";
