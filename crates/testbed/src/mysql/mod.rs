@@ -27,7 +27,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a test server is started with beside what must be; later options win over earlier ones.
-const COMMON_OPTIONS: [&str; 11] = [
+const COMMON_OPTIONS: [&str; 12] = [
     "--bind-address=127.0.0.1",
     // Relative to the data folder, since the path of a socket may have about 100 bytes only.
     "--socket=mysqld.sock",
@@ -36,6 +36,8 @@ const COMMON_OPTIONS: [&str; 11] = [
     "--log-bin=binlog",
     "--binlog-row-metadata=FULL",
     "--performance-schema=OFF",
+    // No test has events, and the scheduler's thread was seen to spin for seconds.
+    "--event-scheduler=OFF",
     "--max-connections=200",
     "--max-allowed-packet=128M",
     "--sync-binlog=1",
