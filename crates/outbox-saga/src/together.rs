@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 /// How much one transaction does.
 const TOGETHER_MAX: usize = 32;
@@ -22,8 +21,25 @@ pub(crate) struct Together<T, A> {
 
 struct State<T, A> {
     waiting: VecDeque<(T, Answer<A>)>,
-    /// The task that does the work. It may have been ended with its runtime.
-    worker: Option<JoinHandle<()>>,
+    /// The number of the task that does the work, while there is one.
+    worker: Option<u64>,
+    workers: u64,
+}
+
+/// In the hands of a worker. If that ends before the work does, as with its runtime or by a panic, nobody is left waiting.
+struct Held<T, A> {
+    queue: Together<T, A>,
+    worker: u64,
+}
+
+impl<T, A> Drop for Held<T, A> {
+    fn drop(&mut self) {
+        let mut state = self.queue.lock();
+        if state.worker == Some(self.worker) {
+            state.worker = None;
+            state.waiting.clear();
+        }
+    }
 }
 
 impl<T, A> Together<T, A> {
@@ -36,16 +52,30 @@ impl<T, A> Together<T, A> {
     pub(crate) async fn ask<W>(&self, work: T, worker: impl FnOnce() -> W) -> Option<A>
     where
         W: Future<Output = ()> + Send + 'static,
+        T: Send + 'static,
+        A: Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        {
-            let mut state = self.lock();
-            state.waiting.push_back((work, answer));
-            if state.worker.as_ref().is_none_or(JoinHandle::is_finished) {
-                state.worker = Some(tokio::spawn(worker()));
-            }
+        if let Some(held) = self.push(work, answer) {
+            let worker = worker();
+            tokio::spawn(async move {
+                let _held = held;
+                worker.await;
+            });
         }
         answered.await.ok()
+    }
+
+    /// For a new worker, if there is none.
+    fn push(&self, work: T, answer: Answer<A>) -> Option<Held<T, A>> {
+        let mut state = self.lock();
+        state.waiting.push_back((work, answer));
+        if state.worker.is_some() {
+            return None;
+        }
+        state.workers += 1;
+        state.worker = Some(state.workers);
+        Some(Held { queue: self.clone(), worker: state.workers })
     }
 
     /// The work of the next transaction; `None` if there is none, and the worker ends.
@@ -68,7 +98,7 @@ impl<T, A> Clone for Together<T, A> {
 
 impl<T, A> Default for Together<T, A> {
     fn default() -> Self {
-        Self { state: Arc::new(Mutex::new(State { waiting: VecDeque::new(), worker: None })) }
+        Self { state: Arc::new(Mutex::new(State { waiting: VecDeque::new(), worker: None, workers: 0 })) }
     }
 }
 
@@ -146,5 +176,30 @@ mod tests {
         assert_eq!(queue.ask(7, worker).await, Some(14));
         let cut = queue.clone();
         assert_eq!(queue.ask(7, || async move { drop(cut.next()) }).await, None);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_worker_that_ends_is_told() {
+        let queue: Together<usize, usize> = Together::default();
+        let dying = {
+            let queue = queue.clone();
+            move || async move {
+                let _first = queue.next();
+                tokio::task::yield_now().await;
+                panic!("on purpose");
+            }
+        };
+        let asks = (0..2 * TOGETHER_MAX).map(|number| queue.ask(number, dying.clone()));
+        let answers = futures_util::future::join_all(asks).await;
+        assert!(answers.iter().all(Option::is_none), "{answers:?}");
+        let healthy = queue.clone();
+        let answer = queue.ask(7, || async move {
+            while let Some((work, answers)) = healthy.next() {
+                for (work, answer) in work.into_iter().zip(answers) {
+                    answer.send(work).ok();
+                }
+            }
+        });
+        assert_eq!(answer.await, Some(7));
     }
 }
