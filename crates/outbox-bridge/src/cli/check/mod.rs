@@ -45,6 +45,8 @@ pub(super) struct Finding {
     pub(super) problem: String,
     /// What to do about it; empty for notes.
     pub(super) remedy: String,
+    /// What `run` calls it, if it is something that ends `run` too.
+    code: Option<Code>,
 }
 
 impl Finding {
@@ -54,7 +56,12 @@ impl Finding {
         problem: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        Self { severity, subject: subject.into(), problem: problem.into(), remedy: remedy.into() }
+        Self { severity, subject: subject.into(), problem: problem.into(), remedy: remedy.into(), code: None }
+    }
+
+    /// With the code that `run` has for it.
+    pub(super) fn coded(self, code: Code) -> Self {
+        Self { code: Some(code), ..self }
     }
 
     pub(super) fn note(subject: impl Into<String>, problem: impl Into<String>) -> Self {
@@ -63,18 +70,18 @@ impl Finding {
 }
 
 impl Finding {
-    /// What errors of this kind are called, unless the problem is an error's text with a code of its own.
+    /// What errors of this kind are called, unless the problem is an error's text with a code in it.
     fn code(&self) -> Option<Code> {
         if self.severity < Severity::Unavailable || self.problem.contains("[OB-") {
             return None;
         }
-        Some(match self.subject.split(' ').next() {
+        Some(self.code.unwrap_or_else(|| match self.subject.split(' ').next() {
             Some("table") => Code::CHECK_TABLE,
             Some("stream") => Code::CHECK_STREAM,
             Some("nats" | "object") => Code::CHECK_NATS,
             Some("bucket") => Code::CHECK_PROGRESS,
             _ => Code::CHECK_SOURCE,
-        })
+        }))
     }
 }
 

@@ -6,6 +6,7 @@ use super::progress::Start;
 use super::source::{Log, Numbered, Payload, SUBJECT, Source};
 use super::{Finding, Severity};
 use crate::config::{Config, StartPosition};
+use crate::diagnosis::Code;
 use crate::source::gtid::GtidSet;
 
 /// Compares the source with the streams.
@@ -71,14 +72,17 @@ fn readable(bytes: u64) -> String {
 
 /// Whether the log is the one that the position belongs to, and still has it.
 fn misplaced(config: &Config, log: &Log, start: &Start) -> Option<Finding> {
-    let error = |problem: String, remedy: &str| Some(Finding::new(Severity::Error, SUBJECT, problem, remedy));
+    let error = |code: Code, problem: String, remedy: &str| {
+        Some(Finding::new(Severity::Error, SUBJECT, problem, remedy).coded(code))
+    };
     match start {
         Start::Unknown => None,
         Start::First => {
             let StartPosition::Gtids(text) = &config.source.start else { return None };
             let Ok(set) = GtidSet::parse(text, log.flavour) else {
                 let remedy = "write MySQL's \"UUID:1-5\" (@@gtid_executed) or MariaDB's \"0-1-270\" (@@gtid_binlog_pos)";
-                return error(format!("source.start = {text} is no GTID set of such a server"), remedy);
+                let problem = format!("source.start = {text} is no GTID set of such a server");
+                return error(Code::BAD_GTIDS, problem, remedy);
             };
             let purged = GtidSet::parse(&log.purged, log.flavour).ok()?.missing_from(&set);
             if purged.is_empty() {
@@ -86,7 +90,8 @@ fn misplaced(config: &Config, log: &Log, start: &Start) -> Option<Finding> {
             }
             let remedy = "set source.start to a set that contains them, or to \"earliest\", and publish what is missing from \
                           the outbox table itself";
-            error(format!("has purged transactions that follow source.start: {purged}"), remedy)
+            let problem = format!("has purged transactions that follow source.start: {purged}");
+            error(Code::START_PURGED, problem, remedy)
         }
         Start::At(point) => {
             if !point.server.is_empty() && !log.uuid.is_empty() && point.server != log.uuid {
@@ -100,7 +105,7 @@ fn misplaced(config: &Config, log: &Log, start: &Start) -> Option<Finding> {
                 }
                 let remedy =
                     "point source.url to that server, or give this bridge a name and streams of its own";
-                return error(problem, remedy);
+                return error(Code::OTHER_SERVER, problem, remedy);
             }
             if log.files.is_empty() || log.files.contains(&point.file) {
                 return None;
@@ -108,7 +113,8 @@ fn misplaced(config: &Config, log: &Log, start: &Start) -> Option<Finding> {
             let remedy = "run `outbox-bridge backfill`, which publishes from the outbox table what the streams do not hold, or bring the \
                           log back from a backup or a replica; to go on without it, delete the checkpoint and set source.start; and \
                           keep the log for longer";
-            error(format!("has no log file {} any more, where the bridge must go on", point.file), remedy)
+            let problem = format!("has no log file {} any more, where the bridge must go on", point.file);
+            error(Code::LOG_PURGED, problem, remedy)
         }
     }
 }
@@ -192,22 +198,38 @@ mod tests {
             config
         };
         let set = |last: u32| format!("{UUID}:1-{last}");
-        for (config, start, purged, words) in [
+        for (config, start, purged, expected) in [
             (&plain, Start::Unknown, String::new(), None),
             (&plain, Start::First, set(9), None),
             (&plain, at(UUID, "binlog.000002"), String::new(), None),
             (&plain, at("", "binlog.000003"), String::new(), None),
-            (&plain, at("other", "binlog.000003"), String::new(), Some("belongs to other")),
-            (&plain, at(UUID, "binlog.000001"), String::new(), Some("no log file binlog.000001")),
+            (
+                &plain,
+                at("other", "binlog.000003"),
+                String::new(),
+                Some(("belongs to other", Code::OTHER_SERVER)),
+            ),
+            (
+                &plain,
+                at(UUID, "binlog.000001"),
+                String::new(),
+                Some(("no log file binlog.000001", Code::LOG_PURGED)),
+            ),
             (&started_at(&set(5)), Start::First, set(5), None),
-            (&started_at(&set(5)), Start::First, set(9), Some(":6-9")),
-            (&started_at("0-1-9"), Start::First, String::new(), Some("no GTID set of such a server")),
+            (&started_at(&set(5)), Start::First, set(9), Some((":6-9", Code::START_PURGED))),
+            (
+                &started_at("0-1-9"),
+                Start::First,
+                String::new(),
+                Some(("no GTID set of such a server", Code::BAD_GTIDS)),
+            ),
             (&started_at("0-1-9"), at(UUID, "binlog.000002"), String::new(), None),
         ] {
             let finding = misplaced(config, &log(&purged), &start);
-            assert_eq!(finding.is_some(), words.is_some(), "{finding:?}");
-            if let (Some(finding), Some(words)) = (finding, words) {
+            assert_eq!(finding.is_some(), expected.is_some(), "{finding:?}");
+            if let (Some(finding), Some((words, code))) = (finding, expected) {
                 assert!(finding.problem.contains(words) && !finding.remedy.is_empty(), "{finding}");
+                assert_eq!(finding.code(), Some(code), "{finding}");
             }
         }
     }
