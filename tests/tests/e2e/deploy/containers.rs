@@ -130,6 +130,9 @@ fn compose_fits_together() -> Result<()> {
                 .collect();
             load("compose/bridge.toml", &secrets, &variables)?;
         }
+        if name == "bridge" {
+            ensure!(texts(&service, "/ports") == ["127.0.0.1:9464:9464"], "nobody can open its page");
+        }
     }
     Ok(())
 }

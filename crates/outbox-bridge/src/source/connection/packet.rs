@@ -162,13 +162,14 @@ impl<S: AsyncRead + Unpin> Channel<S> {
         if self.buffer.capacity() - self.buffer.len() < READ_BYTES_MIN {
             self.buffer.reserve(BUFFER_BYTES);
         }
+        const ENDED: io::ErrorKind = io::ErrorKind::UnexpectedEof;
         match self.stream.read_buf(&mut self.buffer).await {
-            Ok(0) => Err(ConnectionError::io(
-                "the server closed the connection",
-                io::Error::from(io::ErrorKind::UnexpectedEof),
-            )),
-            Ok(_) => Ok(()),
-            Err(error) => Err(ConnectionError::io("reading from the server failed", error)),
+            Ok(read) if read > 0 => Ok(()),
+            Err(error) if error.kind() != ENDED => {
+                Err(ConnectionError::io("reading from the server failed", error))
+            }
+            // Over TLS it is an error, whose text is for those who write servers.
+            _ => Err(ConnectionError::io("the server closed the connection", ENDED.into())),
         }
     }
 
