@@ -159,10 +159,10 @@ impl<S> Channel<S> {
 impl<S: AsyncRead + Unpin> Channel<S> {
     /// Waits for bytes. Cancel safe.
     pub(super) async fn fill(&mut self) -> Result<(), ConnectionError> {
+        const ENDED: io::ErrorKind = io::ErrorKind::UnexpectedEof;
         if self.buffer.capacity() - self.buffer.len() < READ_BYTES_MIN {
             self.buffer.reserve(BUFFER_BYTES);
         }
-        const ENDED: io::ErrorKind = io::ErrorKind::UnexpectedEof;
         match self.stream.read_buf(&mut self.buffer).await {
             Ok(read) if read > 0 => Ok(()),
             Err(error) if error.kind() != ENDED => {
