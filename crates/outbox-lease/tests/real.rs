@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use async_nats::jetstream::{self, kv};
 use outbox_lease::{Candidate, Holder};
-use testbed::Nats;
+use testbed::{Nats, eventually};
 use tokio::time::{Instant, timeout};
 
 const TTL: Duration = Duration::from_secs(2);
@@ -99,8 +99,9 @@ async fn a_restarted_server_and_a_deleted_record_do_not_end_it() -> Result<()> {
     let store = bucket(&nats).await?;
     let lease = candidate(&nats, "a").await?.acquire().await;
     store.delete("work").await?;
-    tokio::time::sleep(TTL).await;
-    ensure!(!lease.is_lost(), "it was written anew");
+    eventually("the record to be written anew", TTL * 2, async || Ok(store.get("work").await?.map(drop)))
+        .await?;
+    ensure!(!lease.is_lost());
     nats.kill().await?;
     nats.start().await?;
     ensure!(timeout(TTL * 2, candidate(&nats, "b").await?.acquire()).await.is_err());

@@ -12,6 +12,7 @@ use std::{
 use anyhow::Result;
 use outbox_consumer::{Context, HandlerError, Router, State, Tx};
 use testbed::eventually;
+use tokio::sync::Semaphore;
 
 use crate::support::{PATIENCE, TestInbox, World};
 
@@ -131,18 +132,30 @@ async fn a_drain_lets_handlers_end_and_gives_the_rest_back() -> Result<()> {
     for number in 0..20 {
         world.publish(&number.to_string(), "placed", "k", "{}").await?;
     }
-    let begun = Arc::new(AtomicU32::new(0));
-    let handler = async |State(begun): State<Arc<AtomicU32>>, mut tx: Tx<TestInbox>, context: Context| {
-        begun.fetch_add(1, Ordering::SeqCst);
+    #[derive(Clone)]
+    struct Handlers {
+        begun: Arc<AtomicU32>,
+        cancelled: Arc<AtomicU32>,
+        may_end: Arc<Semaphore>,
+    }
+    let handlers =
+        Handlers { begun: Arc::default(), cancelled: Arc::default(), may_end: Arc::new(Semaphore::new(0)) };
+    let handler = async |State(handlers): State<Handlers>, mut tx: Tx<TestInbox>, context: Context| {
+        handlers.begun.fetch_add(1, Ordering::SeqCst);
         context.cancellation().cancelled().await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        handlers.cancelled.fetch_add(1, Ordering::SeqCst);
+        handlers.may_end.acquire().await.unwrap().forget();
         tx.effect(context.message_id());
     };
     let builder = || world.builder().concurrency(4).ack_wait(Duration::from_secs(30));
     let running =
-        world.start(builder(), Router::new().on("placed", handler).with_state(Arc::clone(&begun))).await?;
-    eventually("four handlers", PATIENCE, async || Ok((begun.load(Ordering::SeqCst) == 4).then_some(())))
-        .await?;
+        world.start(builder(), Router::new().on("placed", handler).with_state(handlers.clone())).await?;
+    let all = |count: &Arc<AtomicU32>| (count.load(Ordering::SeqCst) == 4).then_some(());
+    eventually("four handlers", PATIENCE, async || Ok(all(&handlers.begun))).await?;
+    running.shutdown.cancel();
+    eventually("four to be told", PATIENCE, async || Ok(all(&handlers.cancelled))).await?;
+    assert!(!running.has_ended() && world.inbox.effects().is_empty());
+    handlers.may_end.add_permits(4);
     running.stop().await?;
     assert_eq!(world.inbox.effects().len(), 4, "what had begun ended, nothing else began");
 

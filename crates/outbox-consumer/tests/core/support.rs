@@ -121,6 +121,10 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    pub(crate) fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
     pub(crate) async fn stop(self) -> Result<()> {
         self.shutdown.cancel();
         self.ended().await

@@ -225,7 +225,13 @@ fn append(assembly: &mut Vec<u8>, arrived: &[u8]) {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::ReadBuf;
+
     use super::*;
+    use crate::exit::report;
 
     /// A payload as packets on the wire.
     pub(crate) fn packet(sequence: u8, payload: &[u8]) -> Vec<u8> {
@@ -265,6 +271,23 @@ pub(super) mod tests {
         let mut channel = Channel::new(&[0xFE, 0xFF, 0xFF, 0, 1, 2, 3][..], 1 << 30);
         assert_eq!(channel.read().await.expect_err("cut").kind(), ConnectionErrorKind::Io);
         assert!(channel.buffer.capacity() + channel.assembly.capacity() <= 2 * BUFFER_BYTES);
+    }
+
+    /// As rustls reads from a connection that has ended without a word.
+    struct Ended;
+
+    impl AsyncRead for Ended {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, "no close_notify")))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_reads_the_same_with_and_without_tls() {
+        let plain = report(&Channel::new(&[][..], 100).read().await.expect_err("ended"));
+        let over_tls = report(&Channel::new(Ended, 100).read().await.expect_err("ended"));
+        assert!(plain.starts_with("the server closed the connection"), "{plain}");
+        assert_eq!(over_tls, plain);
     }
 
     #[tokio::test]
